@@ -1,0 +1,1 @@
+"""One question per file, each answered with numpy alone; `analyse.py` reads and writes."""

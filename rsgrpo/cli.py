@@ -1,0 +1,184 @@
+"""The command line: verbs only. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsgrpo.errors import UserError, explain_os_error
+
+app = typer.Typer(
+    name="rsgrpo",
+    help="Train language models with risk-sensitive GRPO; measure pass@1 against pass@k.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Study as a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override: training.risk_beta=4 (repeatable).")
+]
+Root = Annotated[Path, typer.Option("--out", help="Folder of all results; reused and resumed.")]
+
+
+@app.command()
+def train(config: ConfigFile = None, set_: Overrides = None, out: Root = Path("runs")) -> None:
+    """Train one policy with the config's `training` branch; prints its directory."""
+    from rsgrpo.config import load_config
+    from rsgrpo.stages import run
+    from rsgrpo.study import base_policy, trained_run
+
+    study = load_config(config, set_ or ())
+    trained = trained_run(study, base_policy(study))
+    assert trained.training is not None
+    typer.echo(run(out, trained.training))
+
+
+@app.command()
+def evaluate(
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    out: Root = Path("runs"),
+    policy: Annotated[
+        str | None, typer.Option(help="Policy directory or hub id; the config's base by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+) -> None:
+    """Sample, grade and score a policy on the config's benchmarks."""
+    from rsgrpo.config import load_config
+    from rsgrpo.stages import run
+    from rsgrpo.study import base_policy, base_run
+
+    changed = [*(set_ or ()), *([f"policy.checkpoint={json.dumps(policy)}"] if policy else [])]
+    study = load_config(config, changed)
+    scored = run(out, base_run(study, base_policy(study)).score)
+    rows = json.loads((scored / "passk.json").read_text(encoding="utf-8"))
+    _print_rows(rows, as_json)
+
+
+@app.command()
+def grade(
+    rollouts: Annotated[Path, typer.Argument(help="JSONL or Parquet of completions.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")],
+    extract: Annotated[str, typer.Option(help="boxed: last \\boxed{} only; full: any answer.")] = (
+        "boxed"
+    ),
+    timeout: Annotated[float, typer.Option(help="Seconds for one answer.")] = 5.0,
+    workers: Annotated[int, typer.Option(help="Grading processes.")] = 1,
+) -> None:
+    """Grade completions with Math-Verify in processes that can be killed."""
+    from rsgrpo.config import load_config
+    from rsgrpo.grading.files import grade_file
+
+    settings = [
+        "grading.verifier=math_verify",
+        f"grading.extract={extract}",
+        f"grading.timeout={timeout}",
+        f"grading.workers={workers}",
+    ]
+    summary = grade_file(rollouts, out, load_config(None, settings).grading, progress=_progress)
+    typer.echo("  ".join(f"{name} {value:.6g}" for name, value in summary._asdict().items()))
+
+
+@app.command()
+def passk(
+    graded: Annotated[Path, typer.Argument(help="Parquet file written by `rsgrpo grade`.")],
+    k: Annotated[str | None, typer.Option("--k", help="Values of k: 1,2,4,8.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
+) -> None:
+    """Print unbiased pass@k of graded completions with 95% intervals over prompts."""
+    from rsgrpo.evaluation.score import passk_file
+
+    _print_rows(passk_file(graded, _read_ks(k), resamples, seed=0), as_json)
+
+
+@app.command()
+def bandit(
+    betas: Annotated[list[float] | None, typer.Option("--betas", help="Risk betas.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 20,
+    pulls: Annotated[int, typer.Option(help="Pulls of each run, a multiple of 16.")] = 400_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+) -> None:
+    """Run the paper's 100-armed bandit: which beta leaves the local optimum."""
+
+
+@app.command()
+def sync(
+    root: Annotated[Path, typer.Argument(help="The --out folder of a study.")],
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow server or database; ROOT/mlflow.db by default.")
+    ] = None,
+) -> None:
+    """Ship what training has recorded to MLflow; again and again without duplicates."""
+    from rsgrpo.tracking.sender import sync as ship
+
+    summary = ship(root, tracking_uri)
+    typer.echo("  ".join(f"{name} {value}" for name, value in summary._asdict().items()))
+
+
+def main() -> None:
+    """Run a verb; a fault of the user's is one sentence and exit status 2."""
+    for entry in entry_points(group="rsgrpo.commands"):
+        _add(entry)
+    try:
+        app()
+    except UserError as fault:
+        _end(str(fault), 2)
+    except OSError as fault:
+        _end(explain_os_error(fault), 2)
+    except KeyboardInterrupt:
+        _end("stopped; the same command goes on from here", 130)
+
+
+def _add(entry: EntryPoint) -> None:
+    """Add the verbs of a wing; where it is not ours to be found, a verb that says so."""
+    wing = Path(__file__).parent.parent / entry.module.split(".")[0]
+    if wing.is_dir():
+        entry.load()(app)
+        return
+
+    @app.command(entry.name, hidden=True, context_settings={"ignore_unknown_options": True})
+    def missing(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+        raise UserError(
+            f"rsgrpo {entry.name} needs the folder {wing.name}/, which only a checkout has: clone "
+            "the repository and install it with pip install -e ."
+        )
+
+
+def _read_ks(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        ks = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--k is {text!r}: write whole numbers with commas, 1,2,4,8") from None
+    if min(ks) < 1:
+        raise UserError(f"--k is {text!r}: every k must be at least 1")
+    return ks
+
+
+def _print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rsgrpo.tabular import table
+
+    typer.echo(table(rows))
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rgraded {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+
+def _end(sentence: str, status: int) -> None:
+    print(f"rsgrpo: {sentence}", file=sys.stderr)
+    sys.exit(status)

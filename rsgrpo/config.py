@@ -1,0 +1,315 @@
+"""One tree of frozen models: every setting of a study, its vetted value the default of its class.
+
+A YAML file in `configs/` names only what differs. `--set training.risk_beta=4` overrides a key.
+Each stage depends on one branch of the tree, so that a changed setting redoes no more than it must.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rsgrpo.errors import UserError
+
+
+ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
+
+
+class Model(BaseModel):
+    """A frozen branch of the tree that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Model):
+    """Where problems come from: the enumerated Countdown task, or JSONL files of one's own.
+
+    A JSONL row is `{id, problem, answer}`; `train` and the values of `benchmarks` are its paths.
+    """
+
+    source: Literal["countdown", "jsonl"] = "countdown"
+    seed: int = 0
+    pool_per_tier: int = Field(200, ge=1)
+    prompts_per_tier: int = Field(40, ge=1)
+    train: Path | None = None
+    benchmarks: dict[str, Path] = {}
+    limit: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _jsonl_needs_paths(self) -> DataConfig:
+        if self.source == "jsonl" and not (self.train or self.benchmarks):
+            raise ValueError("data.source is jsonl: name a file in data.train or data.benchmarks")
+        return self
+
+
+class PretrainConfig(Model):
+    """The peaked pre-training of the embedded policy (settings of the feasibility study)."""
+
+    steps: int = Field(2500, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    tier_mix: tuple[float, ...] = (0.46, 0.45, 0.06, 0.022, 0.005, 0.002)
+    operator_weights: dict[Literal["+", "-", "*", "/"], float] = {
+        "+": 1.0,
+        "-": 0.5,
+        "*": 0.05,
+        "/": 0.02,
+    }
+    save_every: int = Field(500, ge=1)
+
+
+class PolicyConfig(Model):
+    """The base policy: pre-trained here from scratch, or a Hugging Face checkpoint directory."""
+
+    checkpoint: str | None = None
+    hidden_size: int = 64
+    layers: int = 2
+    heads: int = 4
+    mlp_size: int = 128
+    seed: int = 0
+    pretrain: PretrainConfig = PretrainConfig()
+
+
+class AdvantageConfig(Model):
+    """Which estimator turns a group's rewards into advantages."""
+
+    name: str = "rs_grpo"
+
+    @model_validator(mode="after")
+    def _known(self) -> AdvantageConfig:
+        if self.name not in ADVANTAGE_NAMES:
+            raise ValueError(unknown("advantage", self.name, ADVANTAGE_NAMES))
+        return self
+
+
+class ScheduleConfig(Model):
+    """A risk parameter that moves linearly from `start` to `end` over training."""
+
+    schedule: Literal["constant", "linear"]
+    start: float
+    end: float | None = None
+
+    @model_validator(mode="after")
+    def _linear_has_an_end(self) -> ScheduleConfig:
+        if self.schedule == "linear" and self.end is None:
+            raise ValueError("a linear schedule needs an end: {schedule: linear, start: 8, end: 1}")
+        return self
+
+
+class TrainingConfig(Model):
+    """One RL run. A step draws `prompts_per_step * num_generations` completions.
+
+    `trl` passes further TRL arguments through by name; those that RS-GRPO cannot honour are
+    refused when the trainer is built.
+    """
+
+    advantage: AdvantageConfig = AdvantageConfig()
+    risk_beta: float | ScheduleConfig = 2.0
+    dynamic_sampling: Literal["off", "drop", "refill"] = "drop"
+    max_refill_rounds: int = Field(4, ge=1)
+    steps: int = Field(100, ge=1)
+    prompts_per_step: int = Field(48, ge=1)
+    num_generations: int = Field(16, ge=2)
+    minibatches: int = Field(2, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(1.5e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.28, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    max_completion_length: int = Field(10, ge=1)
+    seed: int = 0
+    save_every: int = Field(25, ge=1)
+    histogram_every: int = Field(10, ge=1)
+    trl: dict[str, Any] = {}
+
+    @field_validator("dynamic_sampling", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainingConfig:
+        rows = self.prompts_per_step * self.num_generations
+        parts = self.minibatches * self.gradient_accumulation
+        if rows % parts:
+            raise ValueError(
+                f"prompts_per_step * num_generations = {rows} completions cannot be split evenly "
+                f"into minibatches * gradient_accumulation = {parts}: change one of them"
+            )
+        return self
+
+
+class SamplingConfig(Model):
+    """How completions are drawn for evaluation: `n` for each problem of the split."""
+
+    split: Literal["development", "test"] = "development"
+    n: int = Field(256, ge=1)
+    batch_size: int = Field(2048, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(10, ge=1)
+    seed: int = 0
+
+
+class GradingConfig(Model):
+    """Which verifier decides, and how it is kept from hanging (seconds, processes, MiB)."""
+
+    verifier: Literal["countdown", "math_verify"] = "countdown"
+    extract: Literal["boxed", "full"] = "boxed"
+    timeout: float = Field(5.0, gt=0)
+    workers: int = Field(1, ge=1)
+    memory_mib: int = Field(2048, ge=256)
+
+
+class PromptConfig(Model):
+    """How a problem becomes a prompt: as it stands, or through the checkpoint's chat template."""
+
+    template: Literal["plain", "chat"] = "plain"
+    suffix: str = ""
+
+
+class EvaluationConfig(Model):
+    """Which k are reported, and how the intervals are drawn."""
+
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    headline_k: int = 64
+    resamples: int = Field(2000, ge=100)
+    seed: int = 0
+
+
+class StudyConfig(Model):
+    """Which runs are compared: GRPO and one RS-GRPO run for each beta, each with every seed."""
+
+    grpo: bool = True
+    risk_betas: tuple[float, ...] = (0.0, 2.0, 4.0, 8.0)
+    seeds: tuple[int, ...] = (0, 1)
+    headline_beta: float = 4.0
+
+
+class Config(Model):
+    """A whole study: data, policy, training, sampling, grading, evaluation and what to compare."""
+
+    name: str = Field("study", pattern=r"^[\w.-]+$")
+    data: DataConfig = DataConfig()
+    policy: PolicyConfig = PolicyConfig()
+    prompt: PromptConfig = PromptConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    grading: GradingConfig = GradingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    study: StudyConfig = StudyConfig()
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file (or the defaults) and apply overrides such as `training.risk_beta=4`.
+
+    Args:
+        path: The YAML file, or None for the defaults alone. Paths inside it are relative to it.
+        overrides: `dotted.key=value` strings; values are read as YAML.
+
+    Raises:
+        UserError: The file is missing or no YAML mapping, or a key or value is not allowed; the
+            sentence names the key, the value met and the nearest known name.
+    """
+    tree = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as fault:
+        raise UserError(_first_fault(fault, path)) from None
+    return _anchor_paths(config, path.parent if path else Path())
+
+
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    """Return the sentence for a name that is not in `known`, with the nearest one."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield `(dotted.key, leaf)` for each leaf of a nested mapping."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config file {path} does not exist: check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        detail = " ".join(str(fault).split())
+        raise UserError(f"config file {path} is not valid YAML: {detail}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"config file {path} holds a {type(tree).__name__}, not a mapping of keys")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r} has no value: write --set training.risk_beta=4")
+    *branch, leaf = key.split(".")
+    for name in branch:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {override!r}: {name} is a value, not a branch of the config")
+    try:
+        tree[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: {text!r} is not a valid value") from None
+
+
+def _first_fault(fault: ValidationError, path: Path | None) -> str:
+    error = max(fault.errors(), key=lambda e: len(e["loc"]))
+    where = [str(part) for part in error["loc"] if not _is_union_tag(part)]
+    key, source = ".".join(where), f" in {path}" if path else ""
+    if error["type"] == "extra_forbidden":
+        return f"{unknown('config key', key, _siblings(where))}{source}"
+    message = error["msg"].removeprefix("Value error, ")
+    met = "" if isinstance(error["input"], dict | BaseModel) else f", got {error['input']!r}"
+    return f"config key {key or '(top)'}{source}: {message}{met}"
+
+
+def _is_union_tag(part: Any) -> bool:
+    return part in ("float", "ScheduleConfig")
+
+
+def _siblings(where: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for name in where[:-1]:
+        annotation = model.model_fields[name].annotation
+        models = [a for a in (annotation, *get_args(annotation)) if _is_model(a)]
+        if not models:
+            return []
+        model = models[0]
+    return [".".join([*where[:-1], name]) for name in model.model_fields]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Model)
+
+
+def _anchor_paths(config: Config, folder: Path) -> Config:
+    data = config.data
+    anchored = {
+        "train": folder / data.train if data.train else None,
+        "benchmarks": {name: folder / file for name, file in data.benchmarks.items()},
+    }
+    return config.model_copy(update={"data": data.model_copy(update=anchored)})

@@ -1,0 +1,1 @@
+"""Problems: the embedded task, and JSONL files of one's own."""

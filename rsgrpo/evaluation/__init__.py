@@ -1,0 +1,1 @@
+"""Pass@k, its uncertainties, comparisons between methods, and the stage that scores a policy."""

@@ -1,0 +1,76 @@
+"""The grading stage: samples in, one verdict for each out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsgrpo.config import Config
+from rsgrpo.data.prepare import read_benchmarks
+from rsgrpo.grading.files import graded_schema
+from rsgrpo.grading.grade import grade
+from rsgrpo.records import Answer, Problem, Sample
+from rsgrpo.sampling.store import read_parts
+
+GRADED = "graded.parquet"
+
+
+def grade_stage(config: Config, *, data: Path, samples: Path, out: Path) -> None:
+    """Grade every sample of a policy and write `graded.parquet`.
+
+    Args:
+        config: The study; `grading` names the verifier, `sampling.split` the problems.
+        data: The output folder of the prepare stage.
+        samples: The output folder of the sampling stage.
+        out: Where `graded.parquet` goes.
+
+    Raises:
+        UserError: The verifier needs a package that is not installed, or a file is missing.
+    """
+    problems = {
+        (benchmark, problem.id): problem
+        for benchmark, rows in read_benchmarks(data, config.sampling.split).items()
+        for problem in rows
+    }
+    drawn = list(read_parts(samples))
+    answers = [_answer(problems[benchmark, row.problem_id], row) for benchmark, row in drawn]
+    verdicts = grade(answers, config.grading, progress=_print_progress())
+    rows = [
+        {
+            "benchmark": benchmark,
+            **answer._asdict(),
+            "n_tokens": row.n_tokens,
+            **verdict._asdict(),
+        }
+        for (benchmark, row), answer, verdict in zip(drawn, answers, verdicts, strict=True)
+    ]
+    partial = out / f"{GRADED}.partial"
+    pq.write_table(pa.Table.from_pylist(rows, schema=graded_schema()), partial)
+    partial.replace(out / GRADED)
+
+
+def _answer(problem: Problem, row: Sample) -> Answer:
+    return Answer(
+        row.problem_id,
+        problem.problem,
+        problem.answer,
+        row.sample_index,
+        row.completion,
+        row.truncated,
+    )
+
+
+def _print_progress() -> Callable[[int, int], None]:
+    shown = [0]
+
+    def report(done: int, total: int) -> None:
+        tenth = done * 10 // max(total, 1)
+        if tenth > shown[0]:
+            shown[0] = tenth
+            print(f"grading: {done} of {total} answers", file=sys.stderr, flush=True)
+
+    return report

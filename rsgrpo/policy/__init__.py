@@ -1,0 +1,1 @@
+"""Policies: Hugging Face checkpoint directories, and the embedded one trained from scratch."""

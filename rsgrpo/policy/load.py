@@ -1,0 +1,81 @@
+"""Reading and writing policies as Hugging Face directories, safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsgrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_policy(
+    checkpoint: str | Path, dtype: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer, padded on the left for generation.
+
+    Args:
+        checkpoint: A directory with safetensors weights, or a hub id.
+        dtype: A torch dtype's name, or `auto` for the checkpoint's own.
+
+    Raises:
+        UserError: The path does not exist or holds no checkpoint.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    options: dict[str, Any] = {"trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left", **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=dtype, use_safetensors=True, **options
+        )
+    except (OSError, ValueError) as fault:
+        reason = str(fault).strip().splitlines()[0]
+        raise UserError(
+            f"policy {str(checkpoint)!r} cannot be loaded ({reason}): name a directory with "
+            "config.json, safetensors weights and a tokenizer, or a hub id"
+        ) from fault
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def save_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write a policy directory that `from_pretrained` reads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def render_prompts(
+    problems: list[str], tokenizer: PreTrainedTokenizerBase, template: str, suffix: str
+) -> list[str]:
+    """Turn problem texts into prompts.
+
+    Args:
+        problems: The problems' texts.
+        tokenizer: The policy's tokenizer, whose chat template is used where asked for.
+        template: `plain` for the text as it stands, `chat` for the tokenizer's chat template.
+        suffix: Text put behind each problem, an instruction for instance.
+
+    Raises:
+        UserError: `chat` is asked of a tokenizer without a chat template.
+    """
+    texts = [problem + suffix for problem in problems]
+    if template == "plain":
+        return texts
+    if not tokenizer.chat_template:
+        raise UserError("prompt.template is chat, but the policy has no chat template: use plain")
+    return [
+        str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+        )
+        for text in texts
+    ]

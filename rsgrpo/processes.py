@@ -1,0 +1,210 @@
+"""Running stages in processes of their own: a few at a time, one thread each, ended as a group.
+
+A child prints its progress as lines like `training: step 12 of 100` to its log; the time left is
+read off them. A child dies with its parent, and takes its own children along.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from rsgrpo.errors import UserError
+from rsgrpo.stages import Node, find, node_to_json, upstream_nodes
+
+# Seconds of each stage of the embedded study on one quiet core: weights of the progress line only.
+STAGE_SECONDS = {
+    "prepare": 1,
+    "pretrain": 45,
+    "train": 30,
+    "sample": 12,
+    "grade": 2,
+    "score": 2,
+    "analyse": 8,
+}
+_PROGRESS = re.compile(r"^(pre-training|training|sampling|grading): \D*(\d+) of (\d+)", re.M)
+_STAGE_OF = {
+    "pre-training": "pretrain",
+    "training": "train",
+    "sampling": "sample",
+    "grading": "grade",
+}
+_PR_SET_PDEATHSIG = 1
+
+
+class Progress(NamedTuple):
+    """How far a set of nodes is: work done and in all (weighted), what runs, seconds left."""
+
+    done: float
+    total: float
+    running: tuple[str, ...]
+    seconds_left: float
+
+
+class Child(NamedTuple):
+    """A running node."""
+
+    node: Node
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def run_nodes(
+    root: Path,
+    nodes: Sequence[Node],
+    workers: int,
+    report: Callable[[Progress], None],
+) -> None:
+    """Run each node, with what it needs, in a process of its own, `workers` at a time.
+
+    Nodes that are finished start nothing. Where one fails the others are stopped; what they have
+    done is kept.
+
+    Args:
+        root: The folder of all stages' folders.
+        nodes: What to finish; nodes that share unfinished inputs must not be run together.
+        workers: Processes at a time.
+        report: Called about twice a second.
+
+    Raises:
+        UserError: A node failed; the sentence is its own, with its log's path.
+    """
+    waiting = [node for node in nodes if find(root, node) is None]
+    clock = _Clock(root, waiting)
+    with _children() as running:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(_start(root, waiting.pop(0)))
+            time.sleep(0.2)
+            for child in [child for child in running if child.process.poll() is not None]:
+                running.remove(child)
+                _check(child)
+            report(clock.progress(running, waiting))
+
+
+def thread_environment() -> dict[str, str]:
+    """Return the environment of a child: one thread, no network, no progress bars."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    }
+
+
+def start_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, its output going to a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=thread_environment(),
+            start_new_session=True,
+        )
+
+
+def end_process(process: subprocess.Popen[bytes], grace: float = 2.0) -> None:
+    """End a process and all of its group, politely for `grace` seconds."""
+    _signal_group(process, signal.SIGTERM)
+    try:
+        process.wait(grace)
+    except subprocess.TimeoutExpired:
+        pass
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def die_with_parent() -> None:
+    """Ask the system to kill this process when its parent is gone, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        sys.exit(1)
+
+
+@contextmanager
+def _children() -> Iterator[list[Child]]:
+    running: list[Child] = []
+    try:
+        yield running
+    finally:
+        for child in running:
+            _signal_group(child.process, signal.SIGTERM)
+        for child in running:
+            end_process(child.process)
+
+
+def _start(root: Path, node: Node) -> Child:
+    log = root / "logs" / f"{node.name}.log"
+    process = start_process([sys.executable, "-m", "rsgrpo.stages", str(root)], log)
+    assert process.stdin is not None
+    process.stdin.write(node_to_json(node).encode())
+    process.stdin.close()
+    return Child(node, process, log)
+
+
+def _check(child: Child) -> None:
+    status = child.process.returncode
+    if status == 0:
+        return
+    lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "it said nothing"
+    if status == 2:
+        raise UserError(f"{last} (stage of {child.node.name}, log {child.log})")
+    raise UserError(
+        f"the process of {child.node.name} ended with status {status} ({last}): see its log "
+        f"{child.log}, then run the same command again; what is finished is kept"
+    )
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+class _Clock:
+    """Weighs what is done, and from its rate what is left."""
+
+    def __init__(self, root: Path, nodes: Sequence[Node]) -> None:
+        self._weights = {node.name: _unfinished_weight(root, node) for node in nodes}
+        self._total = sum(self._weights.values())
+        self._began = time.monotonic()
+
+    def progress(self, running: Sequence[Child], waiting: Sequence[Node]) -> Progress:
+        left = sum(self._weights[node.name] for node in waiting)
+        left += sum(self._weights[child.node.name] - _weight_done(child) for child in running)
+        done = self._total - left
+        elapsed = time.monotonic() - self._began
+        rate = done / elapsed if done > 5 else max(len(running), 1)
+        names = tuple(child.node.name for child in running)
+        return Progress(done, self._total, names, left / rate)
+
+
+def _unfinished_weight(root: Path, node: Node) -> float:
+    if find(root, node):
+        return 0.0
+    upstream = {id(n): n for n in upstream_nodes(node)}.values()
+    return STAGE_SECONDS[node.stage] + sum(_unfinished_weight(root, n) for n in upstream)
+
+
+def _weight_done(child: Child) -> float:
+    """Return the weight of a child's work so far, by the progress lines in its log."""
+    text = child.log.read_text(encoding="utf-8", errors="replace")
+    shares = {name: int(done) / int(total) for name, done, total in _PROGRESS.findall(text)}
+    return sum(STAGE_SECONDS[_STAGE_OF[name]] * share for name, share in shares.items())

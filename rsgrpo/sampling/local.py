@@ -1,0 +1,157 @@
+"""Sampling with transformers on this machine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsgrpo.config import Config, PromptConfig, SamplingConfig
+from rsgrpo.data.prepare import read_benchmarks
+from rsgrpo.policy.load import load_policy, render_prompts
+from rsgrpo.records import Problem, Sample
+from rsgrpo.sampling.store import Part, bind_settings, plan_parts, write_part
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int], None]
+
+
+def sample_stage(config: Config, *, data: Path, policy: str | Path, out: Path) -> None:
+    """Draw the configured samples of every benchmark of the split (`sampling`, `prompt`).
+
+    Args:
+        config: The study.
+        data: The output folder of the prepare stage.
+        policy: A policy directory or a hub id.
+        out: Where the parts go, one folder for each benchmark.
+
+    Raises:
+        UserError: There is no benchmark, or `out` holds samples drawn under other settings.
+    """
+    problems = read_benchmarks(data, config.sampling.split)
+    sample(policy, problems, config.sampling, config.prompt, out, _print_progress())
+
+
+def sample(
+    policy: str | Path,
+    problems: Mapping[str, Sequence[Problem]],
+    settings: SamplingConfig,
+    prompt: PromptConfig,
+    out: Path,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Draw `settings.n` completions of every problem and write them as Parquet parts.
+
+    Only parts that are missing are drawn; killed at any moment, the next call draws the rest.
+
+    Args:
+        policy: A policy directory or a hub id.
+        problems: The problems of each benchmark, by name.
+        settings: Number of samples, batch size, temperature, top-p, length limit, seed.
+        prompt: How a problem becomes a prompt.
+        out: Where the parts go.
+        progress: Called with (parts done, parts in all).
+
+    Returns:
+        The files of all parts.
+
+    Raises:
+        UserError: The policy cannot be loaded, or `out` holds samples drawn under other settings.
+    """
+    parts = plan_parts(problems, settings.n, settings.batch_size, settings.seed)
+    bind_settings(out, {**settings.model_dump(), **prompt.model_dump(), "policy": str(policy)})
+    missing = [part for part in parts if not part.path(out).exists()]
+    if missing:
+        draw = _Sampler(policy, settings, prompt)
+        for done, part in enumerate(missing, len(parts) - len(missing) + 1):
+            write_part(part.path(out), draw(part))
+            if progress:
+                progress(done, len(parts))
+    return [part.path(out) for part in parts]
+
+
+class _Sampler:
+    """A loaded policy that draws one part at a time."""
+
+    def __init__(self, policy: str | Path, settings: SamplingConfig, prompt: PromptConfig) -> None:
+        import torch
+
+        self.model, self.tokenizer = load_policy(policy)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model.to(self.device).eval()  # type: ignore[arg-type]
+        self.settings = settings
+        self.prompt = prompt
+
+    def __call__(self, part: Part) -> list[Sample]:
+        import torch
+
+        torch.manual_seed(part.seed)
+        texts = [problem.problem for problem, _ in part.draws]
+        prompts = render_prompts(texts, self.tokenizer, self.prompt.template, self.prompt.suffix)
+        inputs = self.tokenizer(
+            prompts,
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=self.prompt.template == "plain",
+        ).to(self.device)
+        with torch.inference_mode():
+            tokens = self.model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                do_sample=True,
+                temperature=self.settings.temperature,
+                top_p=self.settings.top_p,
+                top_k=0,
+                max_new_tokens=self.settings.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        return self._read(part, tokens[:, inputs["input_ids"].shape[1] :].cpu())
+
+    def _read(self, part: Part, tokens: torch.Tensor) -> list[Sample]:
+        lengths, truncated = completion_lengths(tokens, self._end_tokens())
+        rows = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [
+            Sample(problem.id, index, text, length, cut)
+            for (problem, index), text, length, cut in zip(
+                part.draws, texts, lengths, truncated, strict=True
+            )
+        ]
+
+    def _end_tokens(self) -> list[int]:
+        ends: Any = self.model.generation_config.eos_token_id
+        return ends if isinstance(ends, list) else [ends]
+
+
+def completion_lengths(
+    tokens: torch.Tensor, end_tokens: Sequence[int]
+) -> tuple[list[int], list[bool]]:
+    """Return each completion's length with its end token, and whether it has none.
+
+    Args:
+        tokens: Completion tokens, shape (rows, longest), padded behind the end token.
+        end_tokens: Token ids that end a completion.
+    """
+    import torch
+
+    is_end = torch.isin(tokens, torch.tensor(end_tokens))
+    ended = is_end.any(dim=1)
+    first = is_end.int().argmax(dim=1) + 1
+    lengths = torch.where(ended, first, tokens.shape[1])
+    return lengths.tolist(), (~ended).tolist()
+
+
+def _print_progress() -> Progress:
+    began = time.monotonic()
+    first: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        first.append(done - 1)
+        left = (time.monotonic() - began) / (done - first[0]) * (total - done)
+        print(f"sampling: part {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,349 @@
+"""Stages: functions from config and input paths to an output folder, and the manifest of each.
+
+A stage's key is the hash of its inputs' contents, the branches of the config that it reads, and the
+code and packages that it runs on. Its folder bears the key, so nothing is ever overwritten by
+another setting. The manifest is written last and atomically: a folder with one is finished and
+reused, a folder without one is work that the next run goes on with. There is no other cache.
+
+`python -m rsgrpo.stages ROOT` reads a node as JSON and runs it, with what it needs, in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+from rsgrpo.config import Config
+from rsgrpo.errors import UserError, explain_os_error
+
+MANIFEST = "manifest.json"
+_PACKAGE = Path(__file__).parent
+
+
+class Stage(NamedTuple):
+    """What a stage runs and what its result depends on.
+
+    `function` is `module:name`; `branches` are the parts of the config that it reads, `rooms` the
+    files and folders of the package and `packages` the distributions that it runs on.
+    """
+
+    function: str
+    branches: tuple[str, ...]
+    rooms: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+
+
+_TORCH = ("torch", "transformers")
+
+STAGES: dict[str, Stage] = {
+    "prepare": Stage("rsgrpo.data.prepare:prepare", ("data",), ("data",)),
+    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), ("policy",), _TORCH),
+    "train": Stage(
+        "rsgrpo.training.train:train",
+        ("training", "grading", "prompt"),
+        ("training", "advantages", "schedules.py", "grading", "policy", "data/countdown.py"),
+        (*_TORCH, "trl", "accelerate", "math-verify"),
+    ),
+    "sample": Stage(
+        "rsgrpo.sampling.local:sample_stage", ("sampling", "prompt"), ("sampling",), _TORCH
+    ),
+    "grade": Stage(
+        "rsgrpo.grading.stage:grade_stage",
+        ("grading", "sampling"),
+        ("grading", "data/countdown.py"),
+        ("math-verify",),
+    ),
+    "score": Stage(
+        "rsgrpo.evaluation.score:score",
+        ("evaluation", "grading"),
+        ("evaluation", "data/countdown.py"),
+    ),
+    "analyse": Stage(
+        "rsgrpo.analyses.analyse:analyse",
+        ("data", "evaluation", "study", "sampling"),
+        ("evaluation", "analyses"),
+    ),
+}
+
+Input = Union["Node", Path, str, dict[str, "Node"]]
+
+
+class Node(NamedTuple):
+    """One stage to run: its config, its inputs (other nodes, paths, hub ids) and plain extras."""
+
+    stage: str
+    name: str
+    config: Config
+    inputs: Mapping[str, Input] = {}
+    extras: Mapping[str, Any] = {}
+
+
+def find(root: Path, node: Node) -> Path | None:
+    """Return the finished folder of a node, or None where it has still to run."""
+    try:
+        folder = _folder(root, node)
+    except _Unfinished:
+        return None
+    return folder if _is_finished(folder) else None
+
+
+def run(root: Path, node: Node) -> Path:
+    """Run a node and whatever it needs that is not finished; return its folder.
+
+    Args:
+        root: The folder of all stages' folders.
+        node: The stage to run.
+
+    Raises:
+        UserError: Another process runs the same stage, an input is missing, or the stage refuses.
+        OSError: The disk is full or may not be written.
+    """
+    for upstream in upstream_nodes(node):
+        run(root, upstream)
+    folder = _folder(root, node)
+    if _is_finished(folder):
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, node):
+        if not _is_finished(folder):
+            _run_here(root, node, folder)
+    return folder
+
+
+def upstream_nodes(node: Node) -> Iterator[Node]:
+    """Yield the nodes that a node takes its inputs from."""
+    for value in node.inputs.values():
+        if isinstance(value, Node):
+            yield value
+        elif isinstance(value, dict):
+            yield from value.values()
+
+
+def manifests(root: Path) -> list[dict[str, Any]]:
+    """Return the manifests of all finished stages below a root."""
+    files = sorted(root.glob(f"*/*/{MANIFEST}"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def node_to_json(node: Node) -> str:
+    """Return a node as JSON, for another process."""
+    return json.dumps(_plain(node))
+
+
+def node_from_json(text: str) -> Node:
+    """Read a node written by `node_to_json`."""
+    return _node(json.loads(text))
+
+
+class _Unfinished(Exception):
+    """A node's key cannot be known before its inputs are finished."""
+
+
+def _run_here(root: Path, node: Node, folder: Path) -> None:
+    inputs = {name: _resolve(root, value) for name, value in node.inputs.items()}
+    function = _function(STAGES[node.stage].function)
+    began = time.time()
+    try:
+        function(node.config, **inputs, **node.extras, out=folder)
+    except UserError:
+        raise
+    except Exception as fault:
+        if _disk_is_full(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from fault
+        raise
+    _write_manifest(root, node, folder, time.time() - began)
+
+
+def _function(name: str) -> Callable[..., None]:
+    module, _, attribute = name.partition(":")
+    function: Callable[..., None] = getattr(importlib.import_module(module), attribute)
+    return function
+
+
+def _write_manifest(root: Path, node: Node, folder: Path, seconds: float) -> None:
+    files = sorted(file for file in folder.rglob("*") if _is_output(file, folder))
+    manifest = {
+        "stage": node.stage,
+        "name": node.name,
+        "key": folder.name.rpartition("-")[2],
+        "depends_on": _dependencies(root, node),
+        "seconds": round(seconds, 3),
+        "outputs": {
+            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            for file in files
+        },
+    }
+    partial = folder / f"{MANIFEST}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / MANIFEST)
+
+
+def _is_output(file: Path, folder: Path) -> bool:
+    parts = file.relative_to(folder).parts
+    hidden = any(part.startswith(".") for part in parts)
+    return file.is_file() and not hidden and parts[0] not in (MANIFEST, f"{MANIFEST}.partial")
+
+
+def _is_finished(folder: Path) -> bool:
+    """Return whether the manifest and all that it lists are there."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return all(
+        (folder / name).exists() and (folder / name).stat().st_size == output["bytes"]
+        for name, output in manifest["outputs"].items()
+    )
+
+
+def _folder(root: Path, node: Node) -> Path:
+    text = json.dumps(_dependencies(root, node), sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return root / node.stage / f"{node.name}-{key}"
+
+
+def _dependencies(root: Path, node: Node) -> dict[str, Any]:
+    stage = STAGES[node.stage]
+    config = node.config.model_dump(mode="json", include=set(stage.branches))
+    return {
+        "stage": node.stage,
+        "inputs": {name: _digest(root, value) for name, value in node.inputs.items()},
+        "extras": dict(node.extras),
+        "config": config,
+        "code": _code_version(stage.rooms),
+        "packages": {name: _package_version(name) for name in stage.packages},
+    }
+
+
+def _digest(root: Path, value: Input) -> Any:
+    if isinstance(value, dict):
+        return {name: _digest(root, node) for name, node in value.items()}
+    if isinstance(value, Node):
+        folder = _folder(root, value)
+        if not _is_finished(folder):
+            raise _Unfinished
+        return _sha256_of_outputs(folder)
+    if isinstance(value, str):
+        return value
+    return _digest_of_path(value)
+
+
+def _digest_of_path(path: Path) -> str:
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if _is_output(file, path)]
+        listing = {str(file.relative_to(path)): _sha256(file) for file in files}
+        return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+    if not path.exists():
+        raise UserError(f"input {path} does not exist: check the path")
+    return _sha256(path)
+
+
+def _resolve(root: Path, value: Input) -> Any:
+    if isinstance(value, dict):
+        return {name: _folder(root, node) for name, node in value.items()}
+    return _folder(root, value) if isinstance(value, Node) else value
+
+
+def _sha256_of_outputs(folder: Path) -> str:
+    outputs = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["outputs"]
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@cache
+def _code_version(rooms: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for room in rooms:
+        path = _PACKAGE / room
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(str(file.relative_to(_PACKAGE)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def _locked(folder: Path, node: Node) -> Iterator[None]:
+    """Hold the folder's lock, which the system frees however this process ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is running stage {node.stage} in {folder}: wait for it or stop it"
+            ) from None
+        yield
+
+
+def _disk_is_full(folder: Path) -> bool:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < 1 << 20
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Node):
+        fields = {**value._asdict(), "config": value.config.model_dump(mode="json")}
+        fields["inputs"] = {name: _plain(item) for name, item in value.inputs.items()}
+        return {"node": fields}
+    if isinstance(value, dict):
+        return {"nodes": {name: _plain(item) for name, item in value.items()}}
+    return {"path": str(value)} if isinstance(value, Path) else {"text": value}
+
+
+def _node(tree: Any) -> Any:
+    (kind, value), *_ = tree.items()
+    if kind == "nodes":
+        return {name: _node(item) for name, item in value.items()}
+    if kind == "node":
+        value["config"] = Config.model_validate(value["config"])
+        value["inputs"] = {name: _node(item) for name, item in value["inputs"].items()}
+        return Node(**value)
+    return Path(value) if kind == "path" else value
+
+
+def main() -> int:
+    """Run the node on standard input below the root named by the argument."""
+    from rsgrpo.processes import die_with_parent
+
+    die_with_parent()
+    try:
+        run(Path(sys.argv[1]), node_from_json(sys.stdin.read()))
+    except UserError as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    except OSError as fault:
+        print(explain_os_error(fault), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    from rsgrpo.stages import main as run_main  # nodes must be this module's, not __main__'s
+
+    sys.exit(run_main())

@@ -1,0 +1,118 @@
+"""A study as nodes: one base policy, the runs that are compared, and what is asked of them.
+
+This only says what follows from what. Who gives the order (a command, a flow, a sweep) and on which
+machine is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rsgrpo.config import AdvantageConfig, Config
+from rsgrpo.stages import Input, Node
+
+
+class Run(NamedTuple):
+    """One policy of a study: who it is, how it is trained (None for the base), how it scores."""
+
+    identity: dict[str, Any]
+    training: Node | None
+    score: Node
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return str(self.identity["policy"])
+
+
+class Study(NamedTuple):
+    """All nodes of a study."""
+
+    base: Input
+    runs: list[Run]
+    analysis: Node
+
+
+def plan_study(config: Config) -> Study:
+    """Return the nodes of a study: the base and each method with each seed, then the analysis."""
+    base = base_policy(config)
+    runs = [base_run(config, base), *(trained_run(c, base) for c in study_configs(config))]
+    scores: dict[str, Node] = {run.name: run.score for run in runs}
+    trainings = {run.name: run.training for run in runs if run.training}
+    inputs: dict[str, Input] = {"scores": scores, "runs": trainings}
+    return Study(base, runs, Node("analyse", config.name, config, inputs))
+
+
+def study_configs(config: Config) -> Iterator[Config]:
+    """Yield the config of each run: GRPO, then RS-GRPO with each beta, each with every seed."""
+    methods: list[tuple[str, float]] = [("grpo", 0.0)] if config.study.grpo else []
+    methods += [("rs_grpo", beta) for beta in config.study.risk_betas]
+    for name, beta in methods:
+        for seed in config.study.seeds:
+            changed: dict[str, Any] = {"advantage": AdvantageConfig(name=name), "seed": seed}
+            if name == "rs_grpo":
+                changed["risk_beta"] = beta
+            training = config.training.model_copy(update=changed)
+            yield config.model_copy(update={"training": training})
+
+
+def base_policy(config: Config) -> Input:
+    """Return the base policy: a checkpoint of one's own, or the embedded one's pre-training."""
+    checkpoint = config.policy.checkpoint
+    if checkpoint:
+        return Path(checkpoint) if Path(checkpoint).exists() else checkpoint
+    data = prepared(config)
+    return Node("pretrain", f"base-seed{config.policy.seed}", config, {"data": data})
+
+
+def base_run(config: Config, base: Input) -> Run:
+    """Return the evaluation of the base policy."""
+    identity = {
+        "policy": "base",
+        "method": "base",
+        "risk_beta": None,
+        "seed": config.policy.seed,
+    }
+    return Run(identity, None, score_node(config, base, identity))
+
+
+def trained_run(config: Config, base: Input) -> Run:
+    """Return the training of `config.training` from a base, and its evaluation.
+
+    The evaluation's random stream differs from the base's and between training seeds.
+    """
+    identity = run_identity(config)
+    inputs = {"data": prepared(config), "policy": base}
+    training = Node("train", identity["policy"], config, inputs, {"identity": identity})
+    sampling = config.sampling
+    seeded = sampling.model_copy(update={"seed": sampling.seed + 1 + config.training.seed})
+    evaluated = config.model_copy(update={"sampling": seeded})
+    return Run(identity, training, score_node(evaluated, training, identity))
+
+
+def run_identity(config: Config) -> dict[str, Any]:
+    """Return who a run is: policy name, method, risk beta (None unless a fixed one) and seed."""
+    training = config.training
+    method, seed = training.advantage.name, training.seed
+    beta = training.risk_beta if isinstance(training.risk_beta, float) else None
+    middle = ""
+    if method == "rs_grpo":
+        middle = "-schedule" if beta is None else f"-beta{beta:g}"
+    risk_beta = beta if method == "rs_grpo" else None
+    name = f"{method}{middle}-seed{seed}"
+    return {"policy": name, "method": method, "risk_beta": risk_beta, "seed": seed}
+
+
+def score_node(config: Config, policy: Input, identity: dict[str, Any]) -> Node:
+    """Return the chain sample -> grade -> score of a policy."""
+    name, data = str(identity["policy"]), prepared(config)
+    samples = Node("sample", name, config, {"data": data, "policy": policy})
+    graded = Node("grade", name, config, {"data": data, "samples": samples})
+    return Node("score", name, config, {"graded": graded}, {"identity": identity})
+
+
+def prepared(config: Config) -> Node:
+    """Return the preparation of the study's data."""
+    return Node("prepare", config.data.source, config)

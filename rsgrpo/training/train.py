@@ -1,0 +1,217 @@
+"""The training stage: one policy, one reward, RS-GRPO.
+
+What RS-GRPO changes in GRPO: the advantage, one line. What DAPO adds here: silent groups are
+dropped or redrawn, the upper clip is higher, the loss is a mean over tokens. What is left out: the
+KL term and with it the reference model, a value network, and reward shaping of any kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsgrpo.config import Config, TrainingConfig, flatten
+from rsgrpo.data.jsonl import read_problems
+from rsgrpo.errors import UserError
+from rsgrpo.policy.load import load_policy, render_prompts, save_policy
+from rsgrpo.tracking.journal import record_dataset, record_environment, training_run
+from rsgrpo.tracking.spool import SPOOL_NAME, Spool
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from rsgrpo.training.trainer import RSGRPOConfig, RSGRPOTrainer
+
+
+def train(
+    config: Config,
+    *,
+    data: Path,
+    policy: str | Path,
+    identity: dict[str, Any],
+    out: Path,
+) -> None:
+    """Train a policy and write its directory, with the run's spool beside it.
+
+    Killed at any moment, the next call goes on from the last checkpoint. The process opens no
+    network connection and no tracking database.
+
+    Args:
+        config: The study; `training`, `grading` and `prompt` are read.
+        data: The output folder of the prepare stage, with `train.jsonl`.
+        policy: The base policy: a directory or a hub id.
+        identity: `policy`, `method`, `risk_beta` and `seed` of the run, kept with its records.
+        out: Where the trained policy goes.
+
+    Raises:
+        UserError: The training set is missing or the trainer refuses a setting.
+    """
+    os.environ["DISABLE_MLFLOW_INTEGRATION"] = "TRUE"  # TRL imports MLflow wherever it is installed
+    from rsgrpo.grading.pool import GradingPool
+    from rsgrpo.training.callbacks import AdvantageShapeRecorder, ProgressCallback, SpoolCallback
+    from rsgrpo.training.rewards import make_reward
+
+    model, tokenizer = load_policy(policy)
+    settings = config.training
+    dataset = training_set(config, data, tokenizer)
+    grading = config.grading
+    with (
+        Spool(out / SPOOL_NAME, training_run(str(identity["policy"]), out)) as spool,
+        GradingPool(grading.workers, grading.timeout, grading.memory_mib) as pool,
+    ):
+        _start(spool, config, identity)
+        record_environment(spool, out / "environment", config)
+        record_dataset(spool, data)
+        trainer = _build(
+            model=model,
+            reward_funcs=make_reward(grading, _end_tokens(model), pool),
+            args=trainer_arguments(settings, out / "checkpoints"),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            on_groups=AdvantageShapeRecorder(
+                spool, settings.histogram_every, settings.minibatches
+            ),
+            callbacks=[
+                SpoolCallback(spool, settings.minibatches),
+                ProgressCallback(settings.minibatches),
+            ],
+        )
+        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+        save_policy(trainer.model, tokenizer, out)
+        spool.end()
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Return the prompts with what the reward needs: columns prompt, problem, answer.
+
+    Raises:
+        UserError: There is no training set, or fewer prompts than one step draws.
+    """
+    from datasets import Dataset
+
+    file = data / "train.jsonl"
+    if not file.exists():
+        raise UserError("the config names no training set: set data.train to a JSONL file")
+    problems = read_problems(file)
+    wanted = config.training.prompts_per_step
+    if len(problems) < wanted:
+        raise UserError(
+            f"training.prompts_per_step is {wanted} but the training set holds {len(problems)} "
+            "problems: lower the one or add to the other"
+        )
+    texts = [problem.problem for problem in problems]
+    prompt = config.prompt
+    return Dataset.from_dict(
+        {
+            "prompt": render_prompts(texts, tokenizer, prompt.template, prompt.suffix),
+            "problem": texts,
+            "answer": [problem.answer for problem in problems],
+        }
+    )
+
+
+def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConfig:
+    """Translate our settings into TRL's; one of our steps is one generation, `minibatches` updates.
+
+    Raises:
+        UserError: TRL or RS-GRPO refuses a setting.
+    """
+    import torch
+
+    from rsgrpo.training.trainer import RSGRPOConfig
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    parts = settings.minibatches * settings.gradient_accumulation * world
+    arguments: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "advantage": settings.advantage.name,
+        "risk_beta": _risk_beta(settings),
+        "dynamic_sampling": settings.dynamic_sampling,
+        "max_refill_rounds": settings.max_refill_rounds,
+        "max_steps": settings.steps * settings.minibatches,
+        "per_device_train_batch_size": settings.prompts_per_step
+        * settings.num_generations
+        // parts,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "steps_per_generation": settings.minibatches * settings.gradient_accumulation,
+        "num_generations": settings.num_generations,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "epsilon": settings.clip_low,
+        "epsilon_high": settings.clip_high,
+        "temperature": settings.temperature,
+        "max_completion_length": settings.max_completion_length,
+        "seed": settings.seed,
+        "loss_type": "dapo",
+        "beta": 0.0,
+        "lr_scheduler_type": "constant",
+        "bf16": torch.cuda.is_available(),
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_steps": settings.minibatches,
+        "save_strategy": "steps",
+        "save_steps": settings.save_every * settings.minibatches,
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    try:
+        return RSGRPOConfig(**{**arguments, **settings.trl})
+    except (TypeError, ValueError) as fault:
+        raise UserError(f"training settings are refused: {_one_line(fault)}") from fault
+
+
+def _build(**arguments: Any) -> RSGRPOTrainer:
+    from transformers.trainer_callback import PrinterCallback
+
+    from rsgrpo.training.trainer import RSGRPOTrainer
+
+    try:
+        trainer = RSGRPOTrainer(**arguments)
+    except ValueError as fault:
+        raise UserError(f"training settings are refused: {_one_line(fault)}") from fault
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _start(spool: Spool, config: Config, identity: dict[str, Any]) -> None:
+    params = dict(flatten(config.model_dump(mode="json")))
+    tags = {key: str(value) for key, value in identity.items()} | {"stage": "train"}
+    spool.start(str(identity["policy"]), config.name, parent=config.name, tags=tags, params=params)
+
+
+def _risk_beta(settings: TrainingConfig) -> float | dict[str, Any]:
+    beta = settings.risk_beta
+    if isinstance(beta, float):
+        return beta
+    return beta.start if beta.schedule == "constant" else beta.model_dump()
+
+
+def _end_tokens(model: Any) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    return ends if isinstance(ends, list) else [ends]
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """Return the newest whole checkpoint: the trainer's state is the last file of one."""
+    complete = [c for c in folder.glob("checkpoint-*") if _is_json(c / "trainer_state.json")]
+    return str(max(complete, key=lambda c: int(c.name.split("-")[1]))) if complete else None
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _one_line(fault: Exception) -> str:
+    return " ".join(str(fault).split())
