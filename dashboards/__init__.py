@@ -1,1 +1,1 @@
-"""The pictures: figures and the offline report. Reads tables, never trains, never computes policy."""
+"""The pictures: figures and the offline report. Reads the tables of a study and never trains."""

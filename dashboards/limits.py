@@ -6,8 +6,8 @@ from dashboards.tables import Row, Tables, select, study
 
 ALWAYS = (
     "All policies are compared at equal training steps and at one learning rate, which was not "
-    "tuned for each estimator; mean |A|, in the training figure, is part of what sets the size of a "
-    "step.",
+    "tuned for each estimator; mean |A|, in the training figure, is part of what sets the "
+    "size of a step.",
     "Risk-sensitive training needs hard prompts in its pool and a base policy with room to gain at "
     "large k. In a feasibility study on the embedded task, a pool as skewed as the pre-training "
     "corpus, or a base near the ceiling, left it below the base policy, and a learning rate of "

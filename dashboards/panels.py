@@ -13,7 +13,7 @@ from dashboards.tables import Row
 from dashboards.theme import GRID, INK, Style, fade, plain, template
 
 Number = float | None
-_GAP, _ROW_GAP = 44, 74
+_GAP, _ROW_GAP = 44, 84
 _LEGEND_ROW = 24
 
 

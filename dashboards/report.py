@@ -39,7 +39,7 @@ def report(config: Config, *, analysis: Path, out: Path) -> None:
         UserError: `analysis` holds no readable tables.
     """
     tables, summary = read_analysis(analysis)
-    named = {"config": config.name, "split": config.data.split}
+    named = {"config": config.name, "split": config.sampling.split}
     out.mkdir(parents=True, exist_ok=True)
     write_report(tables, out / "report.html", summary=summary, provenance=named)
 
@@ -88,9 +88,7 @@ def write_report(
     return out
 
 
-def render(
-    tables: Tables, *, summary: Mapping[str, Any], provenance: Mapping[str, object]
-) -> str:
+def render(tables: Tables, *, summary: Mapping[str, Any], provenance: Mapping[str, object]) -> str:
     """Return the report as one HTML page."""
     shown = sections(tables)
     name = str(study(tables).get("name") or "study")
@@ -157,7 +155,9 @@ def _payload(shown: Iterable[Section], tables: Tables) -> dict[str, Any]:
 
 
 def _both_layouts(section: Section, tables: Tables) -> dict[str, Any]:
-    wide, narrow = (section.plot(tables, narrow=narrow).to_plotly_json() for narrow in (False, True))
+    wide, narrow = (
+        section.plot(tables, narrow=narrow).to_plotly_json() for narrow in (False, True)
+    )
     return {"data": wide["data"], "wide": wide["layout"], "narrow": narrow["layout"]}
 
 
@@ -170,7 +170,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as fault:
-        raise UserError(f"{path} is not valid JSON ({fault}): run the analyse stage again") from None
+        raise UserError(
+            f"{path} is not valid JSON ({fault}): run the analyse stage again"
+        ) from None
     if not isinstance(found, dict):
         kind = type(found).__name__
         raise UserError(f"{path} holds a {kind}, not an object: run the analyse stage again")

@@ -38,12 +38,11 @@ def _passk_mean_caption(tables: Tables) -> str:
 
 
 def _passk_grid_caption(tables: Tables) -> str:
-    rows = [row for row in select(tables, "methods") if row["benchmark"] != "mean"]
-    info = _get_passk_grid_info(tables)
-    rows = [row for row in rows if row["label"] in main_labels(tables)]
+    info, main = _get_passk_grid_info(tables), main_labels(tables)
+    rows = [r for r in select(tables, "methods") if r["benchmark"] != "mean" and r["label"] in main]
     how = "" if info.bands else " Error bars stand for the bands."
     left_out = f" Only in the table: {', '.join(info.left_out)}." if info.left_out else ""
-    others = [label for label in labels(tables) if label not in main_labels(tables)]
+    others = [label for label in labels(tables) if label not in main]
     more = f" {_listed(others)}: in the table." if others else ""
     start = "Unbiased pass@k by benchmark; a line ends where fewer than k samples were drawn."
     return f"{start} {_ground(rows)} {_bootstrap(tables)}{how}{more}{left_out}"
@@ -52,9 +51,11 @@ def _passk_grid_caption(tables: Tables) -> str:
 def _tradeoff_caption(tables: Tables) -> str:
     table = tables.get("tradeoff") or {}
     points: Sequence[Row] = table.get("points") or []
-    knee = f"Knee: {table['knee']}" if table.get("knee") else "There is no knee"
+    knee = f"Knee: {table['knee']}" if table.get("knee") else "No knee is named"
     share = table.get("knee_share")
-    chosen = f", chosen in {percent(share, 0)} of the resamples" if share is not None else ""
+    chosen = (
+        f"; the same point in {percent(share, 0)} of the resamples" if share is not None else ""
+    )
     rule = f" Rule: {str(table['rule']).rstrip('.')}." if table.get("rule") else ""
     return (
         f"Mean over benchmarks. {_ground(points)} {_bootstrap(tables)} {knee}{chosen}.{rule} "
@@ -77,8 +78,8 @@ def _dynamics_caption(tables: Tables) -> str:
     thin = " Thin lines: each seed." if info.with_raw else ""
     others = " Other betas: the median alone." if info.others else ""
     return (
-        f"One point for each training step, before groups without signal are dropped. Seeds: "
-        f"{_seeds(rows)}. Line: median over seeds. Band: from the lowest to the highest seed, "
+        "One point for each training step. Reward and shares: all groups as drawn; the others: the "
+        f"groups that were trained on. Seeds: {_seeds(rows)}. Line: median over seeds. Band: from the lowest to the highest seed, "
         f"which is no confidence interval.{thin}{others}{left_out}"
     )
 
@@ -98,7 +99,7 @@ def _advantage_caption(tables: Tables) -> str:
 def _unique_caption(tables: Tables) -> str:
     rows = [row for row in select(tables, "unique") if row["benchmark"] != "mean"]
     return (
-        f"Mean over prompts and seeds. {_ground(rows)} Bar: 95% interval, 1.96 standard errors "
+        f"Mean over prompts and seeds, counted at equal n. {_ground(rows)} Bar: 95% interval, 1.96 standard errors "
         "over prompts of each prompt's mean over seeds. Where the solutions can be enumerated, a "
         "horizontal line marks how many there are."
     )
@@ -142,9 +143,9 @@ def _ground(rows: Sequence[Row]) -> str:
 
 
 def _seeds(rows: Sequence[Row]) -> str:
-    lists = [row.get("seeds") or [] for row in rows]
-    single = [row["seed"] for row in rows if row.get("method") != "base" and "seed" in row]
-    return ", ".join(str(seed) for seed in sorted({*single, *sum(lists, [])})) or "none"
+    found = {seed for row in rows for seed in row.get("seeds") or []}
+    found |= {row["seed"] for row in rows if row.get("method") != "base" and "seed" in row}
+    return ", ".join(str(seed) for seed in sorted(found)) or "none"
 
 
 def _bootstrap(tables: Tables, name: str = "bootstrap") -> str:
@@ -197,8 +198,8 @@ SECTIONS = (
     Section(
         "figure-transitions",
         "Newly solved, newly lost",
-        "First panel: of the prompts that the base policy never solved, the share solved after training. "
-        "Second: of those it solved, the share lost.",
+        "First panel: of the prompts that the base policy never solved, the share solved after "
+        "training. Second: of those it solved, the share lost.",
         figures.plot_transitions,
         _transitions_caption,
         twins.transitions_twin,

@@ -40,7 +40,8 @@ def headline(tables: Tables) -> str | None:
 
 def main_labels(tables: Tables) -> list[str]:
     """Return the three policies every figure shows first: base, GRPO, the headline RS-GRPO."""
-    return [label for label in labels(tables) if label in ("base", "GRPO", headline(tables))]
+    main = ("base", "GRPO", headline(tables))
+    return [label for label in labels(tables) if label in main]
 
 
 def study(tables: Tables) -> Row:

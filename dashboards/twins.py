@@ -78,18 +78,18 @@ def difference_twin(tables: Tables) -> Twin:
 
 
 def dynamics_twin(tables: Tables) -> Twin:
-    """Return five evenly spaced values of every logged metric of every run."""
+    """Return five evenly spaced values of every metric shown, run by run."""
     head = ("policy", "seed", "metric", "steps", "first", "at 1/4", "at 1/2", "at 3/4", "last")
     rows = tuple(
         (
             row["label"],
             str(row["seed"]),
-            METRICS.get(row["metric"], row["metric"]),
+            METRICS[row["metric"]],
             f"{row['steps'][0]:g} to {row['steps'][-1]:g}",
             *(_number(row["values"][i]) for i in _quarters(len(row["values"]))),
         )
         for row in _by_label(tables, select(tables, "dynamics"))
-        if row["steps"]
+        if row["steps"] and row["metric"] in METRICS
     )
     return Twin("training metrics over steps", head, rows)
 

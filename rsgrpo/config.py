@@ -9,13 +9,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rsgrpo.errors import UserError
-
 
 ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
 
@@ -23,7 +31,7 @@ ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
 class Model(BaseModel):
     """A frozen branch of the tree that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Model):
@@ -90,17 +98,29 @@ class AdvantageConfig(Model):
 
 
 class ScheduleConfig(Model):
-    """A risk parameter that moves linearly from `start` to `end` over training."""
+    """A risk parameter that stays at `start`, or moves linearly from it to `end` over training."""
 
     schedule: Literal["constant", "linear"]
     start: float
     end: float | None = None
 
     @model_validator(mode="after")
-    def _linear_has_an_end(self) -> ScheduleConfig:
+    def _only_linear_has_an_end(self) -> ScheduleConfig:
         if self.schedule == "linear" and self.end is None:
             raise ValueError("a linear schedule needs an end: {schedule: linear, start: 8, end: 1}")
+        if self.schedule == "constant" and self.end is not None:
+            raise ValueError("a constant schedule has no end: remove it, or write schedule: linear")
         return self
+
+
+def _number_or_schedule(value: Any) -> str:
+    return "schedule" if isinstance(value, dict | ScheduleConfig) else "number"
+
+
+RiskBeta = Annotated[
+    Annotated[float, Tag("number")] | Annotated[ScheduleConfig, Tag("schedule")],
+    Discriminator(_number_or_schedule),
+]
 
 
 class TrainingConfig(Model):
@@ -111,7 +131,7 @@ class TrainingConfig(Model):
     """
 
     advantage: AdvantageConfig = AdvantageConfig()
-    risk_beta: float | ScheduleConfig = 2.0
+    risk_beta: RiskBeta = 2.0
     dynamic_sampling: Literal["off", "drop", "refill"] = "drop"
     max_refill_rounds: int = Field(4, ge=1)
     steps: int = Field(100, ge=1)
@@ -180,7 +200,7 @@ class PromptConfig(Model):
 class EvaluationConfig(Model):
     """Which k are reported, and how the intervals are drawn."""
 
-    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     headline_k: int = 64
     resamples: int = Field(2000, ge=100)
     seed: int = 0
@@ -277,8 +297,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _first_fault(fault: ValidationError, path: Path | None) -> str:
-    error = max(fault.errors(), key=lambda e: len(e["loc"]))
-    where = [str(part) for part in error["loc"] if not _is_union_tag(part)]
+    error = max(fault.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+    where = _without_union_tags(error["loc"])
     key, source = ".".join(where), f" in {path}" if path else ""
     if error["type"] == "extra_forbidden":
         return f"{unknown('config key', key, _siblings(where))}{source}"
@@ -287,23 +307,26 @@ def _first_fault(fault: ValidationError, path: Path | None) -> str:
     return f"config key {key or '(top)'}{source}: {message}{met}"
 
 
-def _is_union_tag(part: Any) -> bool:
-    return part in ("float", "ScheduleConfig")
+def _without_union_tags(loc: tuple[int | str, ...]) -> list[str]:
+    """Drop the branch of the union that pydantic names after `risk_beta`."""
+    return [str(p) for i, p in enumerate(loc) if i == 0 or loc[i - 1] != "risk_beta"]
 
 
 def _siblings(where: Sequence[str]) -> list[str]:
     model: Any = Config
     for name in where[:-1]:
-        annotation = model.model_fields[name].annotation
-        models = [a for a in (annotation, *get_args(annotation)) if _is_model(a)]
+        models = list(_models_in(model.model_fields[name].annotation))
         if not models:
             return []
         model = models[0]
     return [".".join([*where[:-1], name]) for name in model.model_fields]
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Model)
+def _models_in(annotation: Any) -> Iterator[type[Model]]:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _anchor_paths(config: Config, folder: Path) -> Config:

@@ -35,4 +35,4 @@ def test_linear_stays_between_its_ends(start: float, end: float, progress: float
 
 
 def test_the_registry_names_both() -> None:
-    assert SCHEDULES == {"constant": constant, "linear": linear}
+    assert {"constant": constant, "linear": linear} == SCHEDULES

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -63,7 +65,7 @@ def risk_weight(p: float, risk_beta: float) -> float:
 
 def _get_advantage_info(tables: Tables) -> _AdvantageInfo:
     label = headline(tables)
-    rows = [row for row in select(tables, "advantage_shape", label=label)]
+    rows = select(tables, "advantage_shape", label=label)
     rows = [row for row in rows if row["correct"] == rows[0]["correct"]]
     if not rows or rows[0]["risk_beta"] is None:
         return _AdvantageInfo(label, None, (), (), {}, {}, {}, ())
@@ -82,8 +84,8 @@ def _get_advantage_info(tables: Tables) -> _AdvantageInfo:
         tuple(c / size for c in correct),
         tuple(int(g) for g in groups),
         {
-            STANDARD: _histogram(rows, "standard_histogram"),
-            RISK_SENSITIVE: _histogram(rows, "risk_histogram"),
+            STANDARD: _histogram([row["standard_histogram"] for row in rows]),
+            RISK_SENSITIVE: _histogram([row["risk_histogram"] for row in rows]),
         },
         {name: _shares(total) for name, total in totals.items()},
         {name: _ratios(total, spread) for name, total in totals.items()},
@@ -95,13 +97,24 @@ def _total(rows: Sequence[Row], column: str) -> list[float]:
     return [sum(cell) for cell in zip(*(row[column] for row in rows), strict=True)]
 
 
-def _histogram(rows: Sequence[Row], column: str) -> _Histogram:
-    edges = rows[0][column]["edges"]
-    same = [row[column]["counts_by_accuracy"] for row in rows if row[column]["edges"] == edges]
-    summed = [
-        [sum(cell) for cell in zip(*per_row, strict=True)] for per_row in zip(*same, strict=True)
-    ]
-    return _Histogram(tuple(edges), tuple(zip(*summed, strict=True)))
+def _histogram(histograms: Sequence[Row]) -> _Histogram:
+    """Sum histograms whose edges differ: a bin's samples go to the bin that holds its centre."""
+    edges = max((one["edges"] for one in histograms), key=lambda edges: edges[-1] - edges[0])
+    counts = [[0] * len(histograms[0]["counts_by_accuracy"]) for _ in edges[1:]]
+    for one in histograms:
+        places = [_bin_of(centre, edges) for centre in _centres(one["edges"])]
+        for c, row in enumerate(one["counts_by_accuracy"]):
+            for place, count in zip(places, row, strict=True):
+                counts[place][c] += count
+    return _Histogram(tuple(edges), tuple(tuple(row) for row in counts))
+
+
+def _bin_of(value: float, edges: Sequence[float]) -> int:
+    return min(max(bisect_right(edges, value) - 1, 0), len(edges) - 2)
+
+
+def _centres(edges: Sequence[float]) -> list[float]:
+    return [(low + high) / 2 for low, high in pairwise(edges)]
 
 
 def _shares(totals: Sequence[float]) -> tuple[Number, ...]:
@@ -122,9 +135,7 @@ def _get_advantage_plot(info: _AdvantageInfo, *, narrow: bool) -> go.Figure:
     ]
     figure = grid(titles, columns=2, height=260, legend=4, narrow=narrow)
     places = cells(figure, 4)
-    figure.update_xaxes(
-        title_text="accuracy of the group", tickformat=".0%", range=[-0.03, 1.03]
-    )
+    figure.update_xaxes(title_text="accuracy of the group", tickformat=".0%", range=[-0.03, 1.03])
     if not info.accuracies:
         say_empty(figure, "No run has logged a histogram of advantages yet")
         return figure
@@ -139,14 +150,13 @@ def _get_advantage_plot(info: _AdvantageInfo, *, narrow: bool) -> go.Figure:
 
 def _add_histogram(figure: go.Figure, info: _AdvantageInfo, name: str, cell: Cell) -> None:
     histogram = info.histograms[name]
-    centres = [(a + b) / 2 for a, b in zip(histogram.edges, histogram.edges[1:], strict=False)]
     shown = [
         [n if n and 0 < p < 1 else None for p, n in zip(info.accuracies, row, strict=True)]
         for row in histogram.counts
     ]
     figure.add_heatmap(
         x=info.accuracies,
-        y=centres,
+        y=_centres(histogram.edges),
         z=[[None if n is None else math.log10(n) for n in row] for row in shown],
         customdata=shown,
         hovertemplate="accuracy %{x:.1%}<br>advantage about %{y:.2f}<br>"

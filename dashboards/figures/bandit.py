@@ -67,9 +67,7 @@ def _get_bandit_plot(info: _BanditInfo, *, narrow: bool) -> go.Figure:
         return figure
     figure.update_xaxes(
         tickvals=list(range(len(info.arms))),
-        ticktext=[
-            f"{arm.risk_beta:g}<br>{arm.escaped}/{len(arm.seeds)}" for arm in info.arms
-        ],
+        ticktext=[f"{arm.risk_beta:g}<br>{arm.escaped}/{len(arm.seeds)}" for arm in info.arms],
         range=[-0.6, len(info.arms) - 0.4],
         tickangle=0,
         tickfont={"size": 11 if narrow else 13},
@@ -106,7 +104,9 @@ def _add_dots(
         y=ys,
         mode="markers",
         marker={"symbol": "circle", "size": 6, "color": fade(RS_GRPO.color, 0.55)},
-        hovertext=[f"{n}<br>{y:,.4g}" if y is not None else n for n, y in zip(notes, ys, strict=True)],
+        hovertext=[
+            f"{n}<br>{y:,.4g}" if y is not None else n for n, y in zip(notes, ys, strict=True)
+        ],
         hoverinfo="text",
         name="one seed",
         **shared,

@@ -71,9 +71,7 @@ def _get_dynamics_info(tables: Tables) -> _DynamicsInfo:
     )
 
 
-def _series(
-    tables: Tables, shown: Sequence[str], metrics: Sequence[str]
-) -> tuple[_Series, ...]:
+def _series(tables: Tables, shown: Sequence[str], metrics: Sequence[str]) -> tuple[_Series, ...]:
     found = (
         (metric, label, select(tables, "dynamics", metric=metric, label=label))
         for metric in metrics

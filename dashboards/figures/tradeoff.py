@@ -57,9 +57,7 @@ def _get_tradeoff_info(tables: Tables) -> _TradeoffInfo:
     by_label = {row["label"]: row for row in rows}
     shown = ordered(rows)[: MAX_TRACES - 2]
     points = tuple(_point(by_label[label], table.get("k")) for label in shown)
-    return _TradeoffInfo(
-        table.get("k"), points, table.get("knee"), styles(shown, headline(tables))
-    )
+    return _TradeoffInfo(table.get("k"), points, table.get("knee"), styles(shown, headline(tables)))
 
 
 def _point(row: Row, k: int | None) -> _Point:

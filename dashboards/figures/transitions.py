@@ -46,9 +46,7 @@ def plot_transitions(tables: Tables, *, narrow: bool = False) -> go.Figure:
 
 def _get_transitions_info(tables: Tables) -> _TransitionsInfo:
     rows = [
-        row
-        for row in select(tables, "transitions", benchmark="all", before="base")
-        if row["method"] != "base"
+        row for row in select(tables, "transitions", benchmark="all") if row["method"] != "base"
     ]
     shown = ordered(rows)[: MAX_TRACES // 2]
     rows = sorted(rows, key=lambda row: row["seed"])

@@ -214,6 +214,4 @@ def _add_ecdf(figure: go.Figure, coverage: _Coverage, style: Style, cell: Cell) 
     figure.update_xaxes(
         title_text="share of solutions found", tickformat=".0%", range=[-0.02, 1.02], **axis
     )
-    figure.update_yaxes(
-        title_text="prompts at or below", tickformat=".0%", range=[0, 1.02], **axis
-    )
+    figure.update_yaxes(title_text="prompts at or below", tickformat=".0%", range=[0, 1.02], **axis)

@@ -44,9 +44,8 @@ def has_signal(rewards_PN: torch.Tensor) -> torch.Tensor:
 
     Decided on the rewards and never on an advantage, which may be 0 for other reasons.
     """
-    missing_PN = rewards_PN.isnan()
-    highest_P = rewards_PN.masked_fill(missing_PN, -torch.inf).amax(1)
-    lowest_P = rewards_PN.masked_fill(missing_PN, torch.inf).amin(1)
+    highest_P = rewards_PN.nan_to_num(nan=-torch.inf).amax(1)
+    lowest_P = rewards_PN.nan_to_num(nan=torch.inf).amin(1)
     return highest_P > lowest_P
 
 

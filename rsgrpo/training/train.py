@@ -61,7 +61,7 @@ def train(
     grading = config.grading
     with (
         Spool(out / SPOOL_NAME, training_run(str(identity["policy"]), out)) as spool,
-        GradingPool(grading.workers, grading.timeout, grading.memory_mib) as pool,
+        GradingPool.from_config(grading) as pool,
     ):
         _start(spool, config, identity)
         record_environment(spool, out / "environment", config)

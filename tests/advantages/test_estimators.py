@@ -71,7 +71,9 @@ def test_an_infinite_reward_is_refused(name: str, reward: float) -> None:
 def test_only_the_risk_sensitive_estimator_listens_to_beta() -> None:
     rewards_PN = torch.tensor([[1.0, 0, 0, 0]])
     moved = {
-        name for name, f in ESTIMATORS.items() if not torch.equal(f(rewards_PN, 0), f(rewards_PN, 8))
+        name
+        for name, f in ESTIMATORS.items()
+        if not torch.equal(f(rewards_PN, 0), f(rewards_PN, 8))
     }
     assert moved == {"rs_grpo"}
 
@@ -80,3 +82,4 @@ def test_signal_means_that_scored_rewards_differ() -> None:
     nan = math.nan
     rewards_PN = torch.tensor([[0, 0, 1.0], [1, 1, 1], [nan, 0, 1], [nan, 1, 1], [nan, nan, nan]])
     assert has_signal(rewards_PN).tolist() == [True, False, True, False, False]
+    assert has_signal(torch.tensor([[1, 0], [1, 1]])).tolist() == [True, False]

@@ -261,7 +261,8 @@ def _transition(policy: Policy, seed: int, before: np.ndarray, after: np.ndarray
         ("newly_solved", cells["unsolved_solved"], cells["unsolved_unsolved"]),
         ("newly_lost", cells["solved_unsolved"], cells["solved_solved"]),
     ):
-        row |= dict(zip((f"{name}_share", f"{name}_low", f"{name}_high"), _wilson(hit, hit + miss)))
+        keys = (f"{name}_share", f"{name}_low", f"{name}_high")
+        row |= dict(zip(keys, _wilson(hit, hit + miss), strict=True))
     return row
 
 

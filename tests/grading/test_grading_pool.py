@@ -196,9 +196,9 @@ def test_a_fault_of_the_callback_leaves_the_pool_in_order(pool: GradingPool) -> 
 
     with pytest.raises(ZeroDivisionError):
         pool.grade([boxed("1/2", "0.5"), boxed("1/3", "2/6")], progress=fail)
-    assert pool.grade([boxed("5", "10/2"), boxed("5", "11/2")]) == [
-        Verdict("10/2", "correct", True),
-        Verdict("11/2", "incorrect", False),
+    assert pool.grade([boxed("7", "21/3"), boxed("7", "22/3")]) == [
+        Verdict("21/3", "correct", True),
+        Verdict("22/3", "incorrect", False),
     ]
 
 

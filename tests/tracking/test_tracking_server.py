@@ -58,6 +58,7 @@ def _wait_until_healthy(uri: str, log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
+@pytest.mark.slow
 def test_a_server_that_was_dead_receives_everything_once_it_lives(
     tmp_path: Path, empty_database: Path
 ) -> None:
@@ -77,12 +78,12 @@ def test_a_server_that_was_dead_receives_everything_once_it_lives(
     begun = time.monotonic()
     with pytest.raises(UserError, match="does not answer"):
         sync(root, f"http://127.0.0.1:{port}")
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
     with mlflow_server(tmp_path, port) as uri:
         summary = sync(root, uri)
         assert (summary.runs, summary.metrics, summary.artifacts) == (3, 27, 3)
         (root / ".sync.json").unlink()
-        assert (sync(root, uri).runs, sync(root, uri).metrics) == (0, 0)
+        assert sync(root, uri)[1:3] == (0, 0)
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name("rsgrpo")
         assert experiment is not None

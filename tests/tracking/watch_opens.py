@@ -31,12 +31,13 @@ def watch(report: Path) -> None:
         file.flush()
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event.startswith(("socket.", "sqlite3.connect")) or event == "subprocess.Popen":
-            note(event, arguments[1:] or arguments)
-        elif event == "open" and str(arguments[0]).endswith(DATABASE_ENDINGS):
-            note(event, arguments[0])
-        elif event == "import" and str(arguments[0]) == "mlflow":
-            note(event, arguments[0])
+        first = str(arguments[0]) if arguments else ""
+        if event.startswith(("socket.", "sqlite3.")) or event == "subprocess.Popen":
+            note(event, arguments[1:] or first)
+        elif (event == "open" and first.endswith(DATABASE_ENDINGS)) or (
+            event == "import" and first == "mlflow"
+        ):
+            note(event, first)
 
     sys.addaudithook(hook)
 

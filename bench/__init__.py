@@ -1,0 +1,1 @@
+"""Speed as ratios against a named rival, both measured in one run: `make bench`."""

@@ -1,0 +1,75 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rsgrpo.config import Config, load_config
+
+# Small enough that a whole study takes seconds; every stage is the real one.
+TINY = [
+    "data.prompts_per_tier=2",
+    "data.pool_per_tier=8",
+    "policy.hidden_size=16",
+    "policy.layers=1",
+    "policy.heads=2",
+    "policy.mlp_size=32",
+    "policy.pretrain.steps=60",
+    "policy.pretrain.save_every=20",
+    "training.steps=4",
+    "training.save_every=2",
+    "training.histogram_every=2",
+    "training.prompts_per_step=8",
+    "training.num_generations=8",
+    "sampling.n=16",
+    "sampling.batch_size=64",
+    "evaluation.ks=[1,2,4,8,16]",
+    "evaluation.headline_k=4",
+    "evaluation.resamples=200",
+    "study.risk_betas=[4]",
+    "study.seeds=[0]",
+]
+
+
+def required(name: str) -> bool:
+    """Whether a missing `name` must fail rather than skip (RSGRPO_REQUIRE, set in CI)."""
+    return name in os.environ.get("RSGRPO_REQUIRE", "").split(",")
+
+
+def missing(name: str, reason: str) -> None:
+    """Skip the test that needs `name`, or fail it where `name` is required."""
+    (pytest.fail if required(name) else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real benchmarks and rollouts that lie beside the checkout."""
+    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        missing("shared-data", f"no real data at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The system's Chromium."""
+    for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"):
+        if Path(path).exists():
+            return path
+    missing("browser", "no Chromium on this machine")
+    return ""
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """A whole study of the embedded policy that takes seconds."""
+    return load_config(None, TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of stages that tests share, so that the base policy is trained once."""
+    return tmp_path_factory.mktemp("stages")

@@ -1,0 +1,95 @@
+"""Splits, JSONL files of one's own, and their faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rsgrpo.config import Config, load_config
+from rsgrpo.data.jsonl import read_problems
+from rsgrpo.data.prepare import prepare, read_benchmarks
+from rsgrpo.errors import UserError
+
+
+def test_splits_pool_and_corpus_do_not_share_held_out_prompts(tmp_path: Path) -> None:
+    prepare(Config(), out=tmp_path)
+    splits = {
+        split: {p.id for rows in read_benchmarks(tmp_path, split).values() for p in rows}
+        for split in ("development", "test")
+    }
+    pool = {problem.id for problem in read_problems(tmp_path / "train.jsonl")}
+    corpus = (tmp_path / "corpus.jsonl").read_text().count("\n")
+    assert len(splits["development"]) == len(splits["test"]) == 240
+    assert not splits["development"] & splits["test"]
+    assert not pool & (splits["development"] | splits["test"])
+    assert len(pool) == 5 * 200 + 139
+    assert corpus == 7657 - 480
+
+
+def test_preparation_is_the_same_every_time(tmp_path: Path) -> None:
+    prepare(Config(), out=tmp_path / "a")
+    prepare(Config(), out=tmp_path / "b")
+    for file in (tmp_path / "a").rglob("*.json*"):
+        twin = tmp_path / "b" / file.relative_to(tmp_path / "a")
+        assert file.read_bytes() == twin.read_bytes()
+
+
+def test_files_of_ones_own_become_training_set_and_benchmarks(tmp_path: Path) -> None:
+    rows = [{"id": f"p{i}", "problem": f"1 + {i}?", "answer": 1 + i} for i in range(4)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "c.yaml").write_text(
+        "data: {source: jsonl, train: mine.jsonl, benchmarks: {mine: mine.jsonl}, limit: 3}"
+    )
+    prepare(load_config(tmp_path / "c.yaml"), out=tmp_path / "out")
+    assert len(read_problems(tmp_path / "out" / "train.jsonl")) == 3
+    [problem, *_] = read_benchmarks(tmp_path / "out", "test")["mine"]
+    assert problem == ("p0", "1 + 0?", "1", "mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"id": 1, "problem": "x"}\n', "line 1 has no 'answer'"),
+        ('{"id": 1, "problem": "x", "answer": null}\n', "line 1 has no 'answer'"),
+        ('{"id": 1, "problem": "x", "answer": "2"}\n{"id": 1', "line 2 is not valid JSON"),
+        ("[1, 2]\n", "line 1 is not a JSON object"),
+        ("", "holds no problem"),
+        ('{"id": 1, "problem": "x", "answer": "2"}\n' * 2, "line 2: id '1' occurs twice"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_its_line(
+    tmp_path: Path, content: str, sentence: str
+) -> None:
+    file = tmp_path / "faulty.jsonl"
+    file.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_problems(file)
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}\n')
+    with pytest.raises(UserError, match="not UTF-8 at byte 8"):
+        read_problems(tmp_path / "latin.jsonl")
+
+
+def test_line_separators_inside_strings_do_not_cut_a_row(tmp_path: Path) -> None:
+    row = {"id": "u", "problem": "a\u2028b", "answer": "1"}
+    (tmp_path / "u.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_problems(tmp_path / "u.jsonl")[0].problem == "a\u2028b"
+
+
+def test_every_real_benchmark_reads(shared_data: Path) -> None:
+    rows = {
+        name: len(read_problems(shared_data / "benchmarks" / f"{name}.jsonl"))
+        for name in ("aime24", "aime25", "hmmt_feb24", "hmmt_feb25", "cmimc25", "math500")
+    }
+    assert rows == {
+        "aime24": 30,
+        "aime25": 30,
+        "hmmt_feb24": 30,
+        "hmmt_feb25": 30,
+        "cmimc25": 40,
+        "math500": 500,
+    }

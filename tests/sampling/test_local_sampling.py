@@ -1,0 +1,73 @@
+"""Parts are complete or drawn again whole, and never mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsgrpo.config import Config, PromptConfig, SamplingConfig
+from rsgrpo.errors import UserError
+from rsgrpo.policy.load import save_policy
+from rsgrpo.policy.tiny import build_model, build_tokenizer
+from rsgrpo.records import Problem
+from rsgrpo.sampling.local import completion_lengths, sample
+from rsgrpo.sampling.store import plan_parts, read_parts
+
+PROBLEMS = {
+    "easy": [Problem("a", "1 2 3 > 6 :", "6"), Problem("b", "1 2 4 > 7 :", "7")],
+    "hard": [Problem("c", "2 3 4 > 24 :", "24")],
+}
+SETTINGS = SamplingConfig(n=10, batch_size=8, seed=5)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    save_policy(build_model(Config().policy), build_tokenizer(), folder)
+    return folder
+
+
+def test_parts_are_fixed_lists_with_seeds_of_their_own() -> None:
+    parts = plan_parts(PROBLEMS, n=10, batch_size=8, seed=5)
+    assert [(p.benchmark, p.number, len(p.draws)) for p in parts] == [
+        ("easy", 0, 8),
+        ("easy", 1, 8),
+        ("easy", 2, 4),
+        ("hard", 0, 8),
+        ("hard", 1, 2),
+    ]
+    assert len({part.seed for part in parts}) == 5
+    assert parts == plan_parts(PROBLEMS, n=10, batch_size=8, seed=5)
+    assert parts[0].seed != plan_parts(PROBLEMS, n=10, batch_size=8, seed=6)[0].seed
+
+
+def test_missing_parts_are_redrawn_exactly(policy: Path, tmp_path: Path) -> None:
+    files = sample(policy, PROBLEMS, SETTINGS, PromptConfig(), tmp_path)
+    before = list(read_parts(tmp_path))
+    assert len(before) == 30
+    assert {(b, s.problem_id, s.sample_index) for b, s in before} == {
+        (b, p.id, i) for b, rows in PROBLEMS.items() for p in rows for i in range(10)
+    }
+    untouched = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    files[4].with_suffix(".partial").write_bytes(b"torn")
+    files[4].unlink()
+    drawn = []
+    sample(policy, PROBLEMS, SETTINGS, PromptConfig(), tmp_path, lambda *at: drawn.append(at))
+    assert drawn == [(4, 5), (5, 5)]
+    assert list(read_parts(tmp_path)) == before
+    assert files[0].stat().st_mtime_ns == untouched
+
+
+def test_other_settings_refuse_to_mix(policy: Path, tmp_path: Path) -> None:
+    sample(policy, PROBLEMS, SETTINGS, PromptConfig(), tmp_path)
+    warmer = SETTINGS.model_copy(update={"temperature": 0.7})
+    with pytest.raises(UserError, match=r"temperature = 1\.0, not 0\.7"):
+        sample(policy, PROBLEMS, warmer, PromptConfig(), tmp_path)
+
+
+def test_a_completion_ends_with_its_first_end_token() -> None:
+    tokens = torch.tensor([[5, 9, 0, 0], [5, 6, 7, 8], [9, 9, 9, 9]])
+    assert completion_lengths(tokens, [9]) == ([2, 4, 1], [False, True, False])
