@@ -77,7 +77,12 @@ def write_report(
 
     Returns:
         `out`.
+
+    Raises:
+        UserError: The folder of `out` does not exist.
     """
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder: make it, or name a file in one that exists")
     page = render(tables, summary=summary or {}, provenance=provenance or {})
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:

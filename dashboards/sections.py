@@ -79,8 +79,8 @@ def _dynamics_caption(tables: Tables) -> str:
     others = " Other betas: the median alone." if info.others else ""
     return (
         "One point for each training step. Reward and shares: all groups as drawn; the others: the "
-        f"groups that were trained on. Seeds: {_seeds(rows)}. Line: median over seeds. Band: from the lowest to the highest seed, "
-        f"which is no confidence interval.{thin}{others}{left_out}"
+        f"groups that were trained on. Seeds: {_seeds(rows)}. Line: median over seeds. Band: from "
+        f"the lowest to the highest seed, no confidence interval.{thin}{others}{left_out}"
     )
 
 
@@ -99,9 +99,9 @@ def _advantage_caption(tables: Tables) -> str:
 def _unique_caption(tables: Tables) -> str:
     rows = [row for row in select(tables, "unique") if row["benchmark"] != "mean"]
     return (
-        f"Mean over prompts and seeds, counted at equal n. {_ground(rows)} Bar: 95% interval, 1.96 standard errors "
-        "over prompts of each prompt's mean over seeds. Where the solutions can be enumerated, a "
-        "horizontal line marks how many there are."
+        f"Mean over prompts and seeds, counted at equal n. {_ground(rows)} Bar: 95% interval, "
+        "1.96 standard errors over prompts of each prompt's mean over seeds. Where the solutions "
+        "can be enumerated, a horizontal line marks how many there are."
     )
 
 

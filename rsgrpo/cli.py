@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +37,8 @@ def train(config: ConfigFile = None, set_: Overrides = None, out: Root = Path("r
     from rsgrpo.study import base_policy, trained_run
 
     study = load_config(config, set_ or ())
+    if not study.policy.checkpoint:
+        _use_one_thread()
     trained = trained_run(study, base_policy(study))
     assert trained.training is not None
     typer.echo(run(out, trained.training))
@@ -57,6 +61,8 @@ def evaluate(
 
     changed = [*(set_ or ()), *([f"policy.checkpoint={json.dumps(policy)}"] if policy else [])]
     study = load_config(config, changed)
+    if not study.policy.checkpoint:
+        _use_one_thread()
     scored = run(out, base_run(study, base_policy(study)).score)
     rows = json.loads((scored / "passk.json").read_text(encoding="utf-8"))
     _print_rows(rows, as_json)
@@ -82,7 +88,7 @@ def grade(
         f"grading.timeout={timeout}",
         f"grading.workers={workers}",
     ]
-    summary = grade_file(rollouts, out, load_config(None, settings).grading, progress=_progress)
+    summary = grade_file(rollouts, out, load_config(None, settings).grading, progress=_progress_of("graded"))
     typer.echo("  ".join(f"{name} {value:.6g}" for name, value in summary._asdict().items()))
 
 
@@ -101,12 +107,21 @@ def passk(
 
 @app.command()
 def bandit(
-    betas: Annotated[list[float] | None, typer.Option("--betas", help="Risk betas.")] = None,
-    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 20,
+    more_betas: Annotated[list[float] | None, typer.Argument(hidden=True)] = None,
+    betas: Annotated[
+        list[float] | None, typer.Option("--betas", help="Risk betas: --betas 0 2 4 8.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.", min=1)] = 20,
     pulls: Annotated[int, typer.Option(help="Pulls of each run, a multiple of 16.")] = 400_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
 ) -> None:
     """Run the paper's 100-armed bandit: which beta leaves the local optimum."""
+    _use_one_thread()
+    from rsgrpo.bandit import BETAS, run_bandit
+
+    chosen = [*(betas or ()), *(more_betas or ())] or BETAS
+    rows = run_bandit(chosen, range(seeds), pulls, progress=_progress_of("bandit: pull"))
+    _print_rows([row.to_json() for row in rows], as_json)
 
 
 @app.command()
@@ -164,19 +179,32 @@ def _read_ks(text: str | None) -> tuple[int, ...] | None:
     return ks
 
 
-def _print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
+def _use_one_thread() -> None:
+    """Keep torch on one thread: for tensors as small as these more of them only wait."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     from rsgrpo.tabular import table
 
+    warnings = [warning for row in rows for warning in row.pop("warnings", [])]
     typer.echo(table(rows))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\rgraded {done} of {total}", end=end, file=sys.stderr, flush=True)
+def _progress_of(what: str) -> Callable[[int, int], None]:
+    """Return a reporter that rewrites one line on a terminal and is silent elsewhere."""
+
+    def report(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{what} {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+    return report
 
 
 def _end(sentence: str, status: int) -> None:

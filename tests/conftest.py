@@ -73,3 +73,9 @@ def tiny_config() -> Config:
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of stages that tests share, so that the base policy is trained once."""
     return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments() -> list[str]:
+    """The same study as command-line overrides."""
+    return [word for override in TINY for word in ("--set", override)]

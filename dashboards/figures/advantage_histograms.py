@@ -133,7 +133,8 @@ def _get_advantage_plot(info: _AdvantageInfo, *, narrow: bool) -> go.Figure:
         "share of total |A|",
         "weight per sample, w(p)",
     ]
-    figure = grid(titles, columns=2, height=260, legend=4, narrow=narrow)
+    shown = titles if info.accuracies else []
+    figure = grid(shown, columns=2, height=260, legend=4, narrow=narrow)
     places = cells(figure, 4)
     figure.update_xaxes(title_text="accuracy of the group", tickformat=".0%", range=[-0.03, 1.03])
     if not info.accuracies:

@@ -17,14 +17,14 @@ PANELS = {
 
 
 class _Change(NamedTuple):
-    """One policy's share; `count` of `out_of` prompts. None where the base left none to change."""
+    """One policy's share; `changed` of `out_of` prompts. None where there were none to change."""
 
     label: str
     seed: int
     share: float | None
     low: float | None
     high: float | None
-    count: int
+    changed: int
     out_of: int
 
 
@@ -121,5 +121,5 @@ def _note(change: _Change) -> str:
     interval = f"[{percent(change.low)}, {percent(change.high)}]"
     return (
         f"{plain(change.label)}, seed {change.seed}<br>{percent(change.share)} {interval}<br>"
-        f"{change.count} of {change.out_of} prompts"
+        f"{change.changed} of {change.out_of} prompts"
     )

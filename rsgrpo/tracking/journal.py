@@ -95,7 +95,7 @@ def all_shipped(root: Path) -> bool:
     Reads the sender's own notes; without them the answer is no.
     """
     notes = root / PROGRESS_NAME
-    if not notes.exists():
+    if not notes.exists() or not (root / "mlflow.db").exists():
         return False
     stores = json.loads(notes.read_text(encoding="utf-8")).values()
     sizes = {f.relative_to(root).as_posix(): f.stat().st_size for f in find_spools(root)}

@@ -50,7 +50,9 @@ def train(
     Raises:
         UserError: The training set is missing or the trainer refuses a setting.
     """
-    os.environ["DISABLE_MLFLOW_INTEGRATION"] = "TRUE"  # TRL imports MLflow wherever it is installed
+    # TRL imports MLflow wherever it is installed, and reports to a hub unless told not to.
+    os.environ["DISABLE_MLFLOW_INTEGRATION"] = "TRUE"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from rsgrpo.grading.pool import GradingPool
     from rsgrpo.training.callbacks import AdvantageShapeRecorder, ProgressCallback, SpoolCallback
     from rsgrpo.training.rewards import make_reward

@@ -9,6 +9,7 @@ and distribution stay TRL's.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             ValueError: An argument is refused; the sentence says which and what to do.
         """
         args = args or RSGRPOConfig("rs-grpo")
-        _refuse(args, train_dataset, kwargs)
+        refuse(args, train_dataset, kwargs)
         self.schedule = _schedule(args.risk_beta)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self._on_groups = on_groups
@@ -295,12 +296,17 @@ def _miss_table(n: int, k: int, device: torch.device) -> torch.Tensor:
 
 def _schedule(risk_beta: float | dict[str, Any]) -> Schedule:
     if isinstance(risk_beta, dict):
+        if risk_beta.get("schedule") not in SCHEDULES:
+            known = ", ".join(SCHEDULES)
+            raise ValueError(f"risk_beta is {risk_beta}: its schedule must be one of {known}")
         options = {key: value for key, value in risk_beta.items() if key != "schedule"}
         return SCHEDULES[risk_beta["schedule"]](**options)
+    if not math.isfinite(risk_beta):
+        raise ValueError(f"risk_beta is {risk_beta}: it must be a finite number")
     return constant(float(risk_beta))
 
 
-def _refuse(args: RSGRPOConfig, dataset: Any, kwargs: dict[str, Any]) -> None:
+def refuse(args: RSGRPOConfig, dataset: Any, kwargs: dict[str, Any]) -> None:
     """Raise a sentence for each argument that RS-GRPO cannot honour."""
     for name in ("tools", "rollout_func", "environment_factory"):
         if kwargs.get(name):

@@ -195,7 +195,7 @@ def test_dynamics_name_the_betas_that_do_not_fit(study_tables: dict[str, Any]) -
         new = {"risk_beta": float(beta), "label": f"RS-GRPO β={beta}"}
         tables["dynamics"] += [row | new for row in template]
     info = _get_dynamics_info(tables)
-    assert info.left_out == ("RS-GRPO β=16", "RS-GRPO β=32")
+    assert info.left_out == ("RS-GRPO β=32",)
     assert len(figures.plot_dynamics(tables).data) <= MAX_TRACES
 
 
@@ -300,9 +300,9 @@ def test_transitions_count_of_what_the_base_left(study_tables: dict[str, Any]) -
     info = _get_transitions_info(study_tables)
     row = next(r for r in study_tables["transitions"] if r["label"] == "RS-GRPO β=4")
     change = next(c for c in info.changes["newly_solved"] if c.label == "RS-GRPO β=4")
-    assert change.count == row["unsolved_solved"]
+    assert change.changed == row["unsolved_solved"]
     assert change.out_of == row["unsolved_solved"] + row["unsolved_unsolved"]
-    assert change.share == pytest.approx(change.count / change.out_of)
+    assert change.share == pytest.approx(change.changed / change.out_of)
     assert len(info.changes["newly_lost"]) == 10
 
 

@@ -106,8 +106,8 @@ def test_nothing_is_left_beside_the_report_and_a_fault_keeps_the_old_one(
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_a_folder_that_does_not_exist_is_an_os_error_that_names_a_path(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="missing is no folder: make it"):
         write_report({}, tmp_path / "missing" / "report.html")
 
 

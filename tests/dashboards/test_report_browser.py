@@ -50,7 +50,9 @@ class Visit:
         self.page.wait_for_function(f"{DRAWN} === {len(SECTIONS)}")
 
 
-@pytest.fixture(params=[(1200, "light"), (390, "light"), (1200, "dark"), (390, "dark")])
+@pytest.fixture(
+    scope="module", params=[(1200, "light"), (390, "light"), (1200, "dark"), (390, "dark")]
+)
 def visit(request: pytest.FixtureRequest, browser: Any, report_file: Path) -> Iterator[Visit]:
     opened = Visit(browser, report_file, *request.param)
     yield opened

@@ -1,0 +1,141 @@
+"""The training stage: what it records, how it resumes, what it never touches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsgrpo.config import Config, load_config
+from rsgrpo.errors import UserError
+from rsgrpo.stages import find, node_to_json, run
+from rsgrpo.study import base_policy, run_identity, trained_run
+from rsgrpo.tracking.spool import read_spool
+from rsgrpo.training.train import train, trainer_arguments
+from tests.conftest import TINY
+
+TOOLS = Path(__file__).parents[1] / "tracking"
+
+
+@pytest.fixture(scope="module")
+def base(tiny_config: Config, tiny_root: Path) -> tuple[Path, Path]:
+    """Prepared data and base policy."""
+    policy = base_policy(tiny_config)
+    trained = run(tiny_root, policy)
+    return run(tiny_root, policy.inputs["data"]), trained
+
+
+def train_into(out: Path, config: Config, base: tuple[Path, Path]) -> list[dict[str, Any]]:
+    out.mkdir(exist_ok=True)
+    train(config, data=base[0], policy=base[1], identity=run_identity(config), out=out)
+    return list(read_spool(out / "spool.jsonl"))
+
+
+def test_each_step_is_recorded_with_its_unfiltered_first_pass(
+    tmp_path: Path, tiny_config: Config, base: tuple[Path, Path]
+) -> None:
+    records = train_into(tmp_path / "run", tiny_config, base)
+    metrics = [record for record in records if record["kind"] == "metrics"]
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4]
+    wanted = {
+        "reward",
+        "pass_at_1",
+        "pass_at_8",
+        "frac_all_fail",
+        "frac_all_pass",
+        "entropy",
+        "mean_abs_advantage",
+        "grad_norm",
+        "completion_length",
+        "tokens_per_second",
+        "kept_share",
+        "risk_beta",
+        "filtered_reward",
+    }
+    for record in metrics:
+        values = record["values"]
+        assert wanted <= values.keys()
+        silent = values["frac_all_fail"] + values["frac_all_pass"]
+        assert values["kept_share"] == pytest.approx(1 - silent)
+        assert values["pass_at_1"] == pytest.approx(values["reward"])
+        assert values["pass_at_8"] == pytest.approx(1 - values["frac_all_fail"])
+    shapes = [record for record in records if record["kind"] == "table"]
+    assert [shape["step"] for shape in shapes] == [0, 2]
+    assert sum(shapes[0]["data"]["groups"]) == 8
+    assert records[-1] == {**records[-1], "kind": "end", "status": "FINISHED"}
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(
+    tmp_path: Path, tiny_config: Config, base: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rsgrpo.training.callbacks import SpoolCallback
+
+    train_into(tmp_path / "whole", tiny_config, base)
+    on_log = SpoolCallback.on_log
+
+    def die_in_step_3(self: Any, args: Any, state: Any, *rest: Any, **more: Any) -> None:
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+        on_log(self, args, state, *rest, **more)
+
+    monkeypatch.setattr(SpoolCallback, "on_log", die_in_step_3)
+    with pytest.raises(KeyboardInterrupt):
+        train_into(tmp_path / "cut", tiny_config, base)
+    monkeypatch.setattr(SpoolCallback, "on_log", on_log)
+    assert list((tmp_path / "cut" / "checkpoints").glob("checkpoint-4"))
+    train_into(tmp_path / "cut", tiny_config, base)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_the_trainer_opens_no_socket_and_no_tracking_database(
+    tmp_path: Path, tiny_config: Config, base: tuple[Path, Path], tiny_root: Path
+) -> None:
+    node = trained_run(tiny_config, base_policy(tiny_config)).training
+    assert node is not None
+    assert find(tiny_root, node) is None, "the run must really train"
+    report = tmp_path / "report.json"
+    command = [sys.executable, str(TOOLS / "watch_opens.py"), str(report)]
+    done = subprocess.run(
+        [*command, "-m", "rsgrpo.stages", str(tiny_root)],
+        input=node_to_json(node),
+        text=True,
+        capture_output=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert find(tiny_root, node)
+    events = json.loads(report.read_text(encoding="utf-8"))
+    # An HTTP library that TRL imports asks the kernel once whether it knows IPv6.
+    probe = [["socket.__new__", "(10, 1, 0)"], ["socket.bind", "(('::1', 0),)"]]
+    found = [event for event in events if event[0] != "subprocess.Popen" and event not in probe]
+    assert found == []
+
+
+def test_settings_that_the_trainer_refuses_are_one_sentence(tmp_path: Path) -> None:
+    config = load_config(None, [*TINY, "training.trl={loss_typ: dapo}"])
+    with pytest.raises(UserError, match="loss_typ"):
+        trainer_arguments(config.training, tmp_path)
+
+
+def test_a_setting_that_only_the_trainer_can_judge_is_one_sentence_too(
+    tmp_path: Path, base: tuple[Path, Path]
+) -> None:
+    config = load_config(None, [*TINY, "training.trl={save_steps: 3}"])
+    with pytest.raises(UserError, match=r"save_steps is 3.*multiple of .* = 2"):
+        train_into(tmp_path, config, base)
+
+
+def test_a_training_set_smaller_than_a_step_is_refused(
+    tmp_path: Path, base: tuple[Path, Path]
+) -> None:
+    config = load_config(None, [*TINY, "training.prompts_per_step=4000"])
+    with pytest.raises(UserError, match="prompts_per_step is 4000 but the training set holds"):
+        train_into(tmp_path, config, base)
