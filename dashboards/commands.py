@@ -18,9 +18,14 @@ def write(
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path(
         "report.html"
     ),
+    bandit: Annotated[
+        Path | None, typer.Option(help="Rows of `rsgrpo bandit --json`, shown as a section.")
+    ] = None,
 ) -> None:
     """Write the offline report of an analysed study: one HTML file, no network."""
-    from dashboards.report import read_analysis, write_report
+    from dashboards.report import read_analysis, read_bandit, write_report
 
     tables, summary = read_analysis(analysis)
+    if bandit:
+        tables = {**tables, "bandit": read_bandit(bandit)}
     typer.echo(write_report(tables, out, summary=summary))

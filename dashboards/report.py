@@ -21,27 +21,10 @@ from dashboards.sections import Section, sections
 from dashboards.tables import Tables, headline, labels, study
 from dashboards.theme import CONFIG, dark_colors, styles
 from dashboards.twins import Twin
-from rsgrpo.config import Config
 from rsgrpo.errors import UserError
 
 PAGE = Path(__file__).parent / "page"
-
-
-def report(config: Config, *, analysis: Path, out: Path) -> None:
-    """Write `out/report.html` from what the analyse stage left: the report stage.
-
-    Args:
-        config: The study; its name and split are printed.
-        analysis: The folder with `tables.json` and `summary.json`.
-        out: The folder to write into; made where it is missing.
-
-    Raises:
-        UserError: `analysis` holds no readable tables.
-    """
-    tables, summary = read_analysis(analysis)
-    named = {"config": config.name, "split": config.sampling.split}
-    out.mkdir(parents=True, exist_ok=True)
-    write_report(tables, out / "report.html", summary=summary, provenance=named)
+BANDIT_KEYS = ("risk_beta", "seed", "final_reward", "first_pull_above_0.9")
 
 
 def read_analysis(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,6 +41,23 @@ def read_analysis(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     summary = folder / "summary.json"
     return _read_object(tables), _read_object(summary) if summary.is_file() else {}
+
+
+def read_bandit(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that `rsgrpo bandit --json` printed.
+
+    Raises:
+        UserError: The file is missing or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: write it with `rsgrpo bandit --json > {path}`")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [{key: row[key] for key in BANDIT_KEYS} for row in rows]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} is not the output of `rsgrpo bandit --json`: write it again"
+        ) from None
 
 
 def write_report(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,13 @@ def publish(root: Path, analysis: Path) -> dict[str, Any]:
     from dashboards.report import read_analysis, write_report
 
     tables, summary = read_analysis(analysis)
-    write_report(tables, root / "report.html", summary=summary)
+    machine = json.loads((root / "environment" / "machine.json").read_text(encoding="utf-8"))
+    provenance = {
+        "commit": machine["git_commit"] or "not a checkout",
+        "analysis": analysis.name,
+        "machine": f"{machine['platform']}, {machine['cpus']} processors {machine['gpu']}".strip(),
+    }
+    write_report(tables, root / "report.html", summary=summary, provenance=provenance)
     shutil.copyfile(analysis / "summary.json", root / "summary.json")
     return summary
 
@@ -139,10 +146,8 @@ class ProgressLine:
 
 def _wait(sender: subprocess.Popen[bytes], log: Path) -> None:
     """Wait for the sender's last pass; a fault of its own never costs the study."""
-    try:
+    with suppress(subprocess.TimeoutExpired):
         sender.wait(SENDER_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
     if sender.returncode != 0:
         print(
             f"MLflow has not got everything yet (see {log}): run the same command again",

@@ -88,7 +88,9 @@ def grade(
         f"grading.timeout={timeout}",
         f"grading.workers={workers}",
     ]
-    summary = grade_file(rollouts, out, load_config(None, settings).grading, progress=_progress_of("graded"))
+    summary = grade_file(
+        rollouts, out, load_config(None, settings).grading, progress=_progress_of("graded")
+    )
     typer.echo("  ".join(f"{name} {value:.6g}" for name, value in summary._asdict().items()))
 
 

@@ -23,8 +23,8 @@ def explain_os_error(fault: OSError) -> str:
     """
     path = fault.filename or "the output folder"
     sentences = {
-        errno.ENOSPC: f"no space is left on the disk that holds {path}: free some, then run the same "
-        "command again; what is finished is kept",
+        errno.ENOSPC: f"no space is left on the disk that holds {path}: free some, then run the "
+        "same command again; what is finished is kept",
         errno.EDQUOT: f"the disk quota for {path} is used up: free some space, then run the same "
         "command again; what is finished is kept",
         errno.EROFS: f"{path} is on a read-only file system: choose a writable folder",

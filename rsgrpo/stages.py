@@ -145,7 +145,8 @@ def node_to_json(node: Node) -> str:
 
 def node_from_json(text: str) -> Node:
     """Read a node written by `node_to_json`."""
-    return _node(json.loads(text))
+    node: Node = _node(json.loads(text))
+    return node
 
 
 class _Unfinished(Exception):

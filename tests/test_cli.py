@@ -84,9 +84,7 @@ def test_a_full_or_read_only_disk_is_one_sentence(
 
 
 def test_the_bandit_takes_betas_as_the_manual_writes_them() -> None:
-    done = rsgrpo(
-        "bandit", "--betas", "0", "2", "4", "--seeds", "2", "--pulls", "1600", "--json"
-    )
+    done = rsgrpo("bandit", "--betas", "0", "2", "4", "--seeds", "2", "--pulls", "1600", "--json")
     rows = json.loads(done.stdout)
     assert [(row["risk_beta"], row["seed"]) for row in rows] == [
         (beta, seed) for beta in (0.0, 2.0, 4.0) for seed in (0, 1)
@@ -95,7 +93,10 @@ def test_the_bandit_takes_betas_as_the_manual_writes_them() -> None:
 
 
 def test_real_rollouts_are_graded_and_scored(shared_data: Path, tmp_path: Path) -> None:
-    rollouts, graded = shared_data / "rollouts" / "qwen25math_cot100x8.jsonl", tmp_path / "g.parquet"
+    rollouts, graded = (
+        shared_data / "rollouts" / "qwen25math_cot100x8.jsonl",
+        tmp_path / "g.parquet",
+    )
     assert "correct 729" in rsgrpo("grade", str(rollouts), "-o", str(graded)).stdout
     done = rsgrpo("passk", str(graded), "--k", "1,2,4,8", "--json")
     rows = json.loads(done.stdout)

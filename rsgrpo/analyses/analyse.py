@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from rsgrpo.analyses.study import Identity, PolicyScore, Study, build_study
 from rsgrpo.analyses.tables import (
     advantage_shape_rows,
     difference_rows,
-    distance_rows,
     dynamics_rows,
     method_rows,
     tradeoff_table,
@@ -50,9 +48,7 @@ def analyse(
     Args:
         config: Its evaluation branch gives k, headline and resamples, its study branch the beta of
             the headline.
-        scores: The score stage's folder of each policy, by policy name; a folder may also hold
-            `solutions.parquet` (benchmark, problem_id, log_probabilities of all solutions), from
-            which the distance to the optimal policy follows.
+        scores: The score stage's folder of each policy, by policy name.
         runs: The train stage's folder of each trained policy; may be empty.
         out: Folder to write into.
 
@@ -72,7 +68,6 @@ def analyse(
     identities = [policy.identity for policy in study.policies]
     records = [(i, _read_run(runs[i.policy])) for i in identities if i.policy in runs]
     _refuse_unscored(runs, identities)
-    distances = [(i, _read_solutions(scores[i.policy])) for i in identities if i.policy in scores]
     out.mkdir(parents=True, exist_ok=True)
     tables = {
         "study": _study_fields(config, study),
@@ -84,7 +79,6 @@ def analyse(
         "advantage_shape": advantage_shape_rows(records),
         "unique": unique_rows(study),
         "transitions": transition_rows(study),
-        "distance": distance_rows(distances),
     }
     _write_json(tables, out / "tables.json")
     _write_json(_summary(config, study), out / "summary.json")
@@ -145,17 +139,6 @@ def _refuse_unscored(runs: Mapping[str, Path], identities: list[Identity]) -> No
     if unscored:
         names = ", ".join(sorted(unscored))
         raise UserError(f"there is a run but no score for {names}: score every trained policy")
-
-
-def _read_solutions(folder: Path) -> dict[str, list[list[float]]]:
-    path = folder / "solutions.parquet"
-    found: dict[str, list[list[float]]] = defaultdict(list)
-    if path.is_file():
-        import pyarrow.parquet as pq
-
-        for row in pq.read_table(path, columns=["benchmark", "log_probabilities"]).to_pylist():
-            found[row["benchmark"]].append(row["log_probabilities"])
-    return found
 
 
 def _write_json(tree: Mapping[str, Any], path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rsgrpo.analyses.distance import kl_from_optimum
 from rsgrpo.analyses.diversity import rarefied
 from rsgrpo.analyses.dynamics import TrainingRecord
 from rsgrpo.analyses.study import Identity, Method, PolicyScore, Study, View
@@ -101,17 +100,6 @@ def advantage_shape_rows(runs: Sequence[tuple[Identity, TrainingRecord]]) -> lis
         for identity, record in runs
         for step, data in sorted(record.tables.get("advantage_shape", {}).items())
     ]
-
-
-def distance_rows(
-    solutions: Sequence[tuple[Identity, Mapping[str, Sequence[Sequence[float]]]]],
-) -> list[Row]:
-    """Return KL(pi* || policy), the mean over prompts of each benchmark, then over benchmarks.
-
-    Args:
-        solutions: For each policy, by benchmark, the log-probabilities of each prompt's solutions.
-    """
-    return [row for identity, found in solutions for row in _distance_rows(identity, found)]
 
 
 def estimate(study: Study, view: View, method: Method) -> Estimate:
@@ -229,17 +217,3 @@ def _transition_row(before: PolicyScore, after: PolicyScore, name: str) -> Row:
         "newly_lost_low": lost.low,
         "newly_lost_high": lost.high,
     }
-
-
-def _distance_rows(
-    identity: Identity, solutions: Mapping[str, Sequence[Sequence[float]]]
-) -> list[Row]:
-    distances = {name: kl_from_optimum(found) for name, found in solutions.items()}
-    rows = [(name, float(kl_P.mean()), len(kl_P)) for name, kl_P in distances.items()]
-    if len(rows) > 1:
-        mean = math.fsum(kl for _, kl, _ in rows) / len(rows)
-        rows.append(("mean", mean, sum(count for _, _, count in rows)))
-    return [
-        {**identity_fields(identity), "benchmark": name, "kl": kl, "n_prompts": count}
-        for name, kl, count in rows
-    ]

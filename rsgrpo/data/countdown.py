@@ -2,8 +2,7 @@
 
 Three numbers from 1..15 and a target; each number is used once, left to right, and the chain shows
 its intermediate results: the prompt `7 2 6 > 26 :` is answered by `7 + 6 = 13 * 2 = 26`. Since all
-solutions of every prompt are known, counts of unique solutions have a true denominator and the
-distance to the optimal policy is exact.
+solutions of every prompt are known, counts of unique solutions have a true denominator.
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ class Chain(NamedTuple):
 
     def __str__(self) -> str:
         """Return the answer's text, its ten tokens less the end token."""
-        return (
-            f"{self.a} {self.op1} {self.b} = {self.mid} {self.op2} {self.c} = {self.target}"
-        )
+        return f"{self.a} {self.op1} {self.b} = {self.mid} {self.op2} {self.c} = {self.target}"
 
 
 class Puzzle(NamedTuple):

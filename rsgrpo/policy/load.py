@@ -44,9 +44,7 @@ def load_policy(
     return model, tokenizer
 
 
-def save_policy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a policy directory that `from_pretrained` reads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

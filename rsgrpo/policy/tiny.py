@@ -95,9 +95,7 @@ def pretrain(config: Config, *, data: Path, out: Path) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def corpus_batches(
-    corpus: Path, settings: PretrainConfig, seed: int
-) -> Iterator[torch.Tensor]:
+def corpus_batches(corpus: Path, settings: PretrainConfig, seed: int) -> Iterator[torch.Tensor]:
     """Yield one int64 batch of shape (batch_size, 16) for each step: prompt, answer and end.
 
     A row's tier follows `tier_mix`, its prompt is uniform in the tier with its numbers shuffled,
@@ -116,17 +114,17 @@ def _read_corpus(
     tiers: dict[str, list[tuple[list[list[int]], list[float]]]] = {t: [] for t in countdown.TIERS}
     for _, row in read_rows(corpus, ("tier", "solutions")):
         answers = [[_IDS[token] for token in text.split()] for text in row["solutions"]]
-        weights = [
-            math.prod(settings.operator_weights[VOCABULARY[ids[i]]] for i in (1, 5))  # type: ignore[index]
-            for ids in answers
-        ]
+        weights = [_weight(ids, settings) for ids in answers]
         tiers[row["tier"]].append((answers, weights))
     return tiers
 
 
-def _draw_row(
-    draw: random.Random, puzzles: list[tuple[list[list[int]], list[float]]]
-) -> list[int]:
+def _weight(answer: list[int], settings: PretrainConfig) -> float:
+    weights: dict[str, float] = dict(settings.operator_weights)  # type: ignore[arg-type]
+    return weights[VOCABULARY[answer[1]]] * weights[VOCABULARY[answer[5]]]
+
+
+def _draw_row(draw: random.Random, puzzles: list[tuple[list[list[int]], list[float]]]) -> list[int]:
     answers, weights = puzzles[int(draw.random() * len(puzzles))]
     answer = draw.choices(answers, weights)[0]
     numbers = [answer[0], answer[2], answer[6]]
@@ -140,7 +138,9 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = rate
     logits = model(batch[:, :-1], use_cache=False).logits[:, PROMPT_TOKENS - 1 :]
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, PROMPT_TOKENS:].flatten())
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch[:, PROMPT_TOKENS:].flatten()
+    )
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -153,9 +153,7 @@ def _learning_rate(step: int, settings: PretrainConfig) -> float:
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def _save(
-    path: Path, model: Any, optimizer: torch.optim.Optimizer, losses: list[float]
-) -> None:
+def _save(path: Path, model: Any, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
     partial = path.with_suffix(".partial")
     torch.save(state, partial)

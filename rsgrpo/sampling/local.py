@@ -82,7 +82,7 @@ class _Sampler:
 
         self.model, self.tokenizer = load_policy(policy)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model.to(self.device).eval()  # type: ignore[arg-type]
+        self.model.to(self.device).eval()
         self.settings = settings
         self.prompt = prompt
 

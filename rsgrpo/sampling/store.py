@@ -82,9 +82,10 @@ def bind_settings(out: Path, settings: Mapping[str, Any]) -> None:
 def write_part(path: Path, samples: Iterable[Sample]) -> None:
     """Write one part: whole, or not at all."""
     rows = list(samples)
-    columns = [pa.array(column, type=field.type) for column, field in zip(
-        zip(*rows, strict=True), SCHEMA, strict=True
-    )]
+    columns = [
+        pa.array(column, type=field.type)
+        for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), partial)

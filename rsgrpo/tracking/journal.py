@@ -10,8 +10,8 @@ import yaml
 
 from rsgrpo.config import Config, flatten
 from rsgrpo.tracking.environment import environment_snapshot
-from rsgrpo.tracking.progress import PROGRESS_NAME
 from rsgrpo.tracking.outbox import find_spools
+from rsgrpo.tracking.progress import PROGRESS_NAME
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool, read_spool
 
 

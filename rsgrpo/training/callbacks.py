@@ -1,4 +1,4 @@
-"""What a training run says about itself: metrics and tables to its spool, progress to the screen."""
+"""What a training run says of itself: metrics and tables to its spool, progress to the screen."""
 
 from __future__ import annotations
 
@@ -108,4 +108,6 @@ class AdvantageShapeRecorder:
                 grpo(rewards_PN).cpu().numpy(),
                 rs_grpo(rewards_PN, risk_beta).cpu().numpy(),
             )
-            self.spool.table("advantage_shape", step, {"risk_beta": risk_beta, **shape_table(shape)})
+            self.spool.table(
+                "advantage_shape", step, {"risk_beta": risk_beta, **shape_table(shape)}
+            )

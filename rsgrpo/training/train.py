@@ -74,9 +74,7 @@ def train(
             args=trainer_arguments(settings, out / "checkpoints"),
             train_dataset=dataset,
             processing_class=tokenizer,
-            on_groups=AdvantageShapeRecorder(
-                spool, settings.histogram_every, settings.minibatches
-            ),
+            on_groups=AdvantageShapeRecorder(spool, settings.histogram_every, settings.minibatches),
             callbacks=[
                 SpoolCallback(spool, settings.minibatches),
                 ProgressCallback(settings.minibatches),

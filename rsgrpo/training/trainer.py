@@ -36,7 +36,7 @@ GroupObserver = Callable[[int, torch.Tensor, float], None]
 
 
 @dataclass
-class RSGRPOConfig(GRPOConfig):
+class RSGRPOConfig(GRPOConfig):  # type: ignore[misc]
     """GRPOConfig with the settings of RS-GRPO; clip-higher and no KL term are the defaults.
 
     `advantage` names an estimator (`rs_grpo`, `grpo`, `dr_grpo`). `risk_beta` is a number or a
@@ -210,7 +210,7 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rewards: torch.Tensor,
         rows_WB: torch.Tensor,
     ) -> Rollouts:
-        """Keep rows_WB everywhere; TRL holds `prompts` and `self._rows`, so both change in place."""
+        """Keep rows_WB everywhere; TRL holds `prompts` and `_rows`, so both change in place."""
         own = rows_WB[self.accelerator.process_index].tolist()
         prompts[:] = [prompts[row] for row in own]
         self._rows[:] = [self._rows[row] for row in own]
@@ -226,7 +226,8 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _total_rewards(self, rewards: torch.Tensor | None) -> torch.Tensor:
         """Return the weighted sum over reward functions, NaN where none could score the row."""
         assert rewards is not None
-        total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        weights: torch.Tensor = self.reward_weights.to(rewards.device)
+        total = (rewards * weights).nansum(dim=1)
         return total.masked_fill(rewards.isnan().all(dim=1), torch.nan)
 
     def _observe(self, rewards: torch.Tensor) -> None:
@@ -281,7 +282,9 @@ def first_pass_metrics(rewards_PN: torch.Tensor) -> dict[str, float]:
     }
     k = 1
     while k <= group_size:
-        metrics[f"pass_at_{k}"] = 1 - _miss_table(group_size, k, rewards_PN.device)[correct_P].mean()
+        metrics[f"pass_at_{k}"] = (
+            1 - _miss_table(group_size, k, rewards_PN.device)[correct_P].mean()
+        )
         k *= 2
     names, values = zip(*metrics.items(), strict=True)
     return dict(zip(names, torch.stack(values).tolist(), strict=True))
@@ -315,7 +318,9 @@ def refuse(args: RSGRPOConfig, dataset: Any, kwargs: dict[str, Any]) -> None:
         raise ValueError("RSGRPOTrainer needs a dataset with a length: an IterableDataset has none")
     columns = set(getattr(dataset, "column_names", None) or [])
     if columns & {"image", "images"}:
-        raise ValueError("RSGRPOTrainer does not support images: remove the column from the dataset")
+        raise ValueError(
+            "RSGRPOTrainer does not support images: remove the column from the dataset"
+        )
     if args.multi_objective_aggregation != "sum_then_normalize":
         raise ValueError(
             f"multi_objective_aggregation is {args.multi_objective_aggregation!r}: the estimators "

@@ -51,7 +51,6 @@ COLUMNS = {
     | {"label", "before", "benchmark", "n_samples", "n_prompts", "solved_solved"}
     | {"solved_unsolved", "unsolved_solved", "unsolved_unsolved"}
     | {"significantly_gained", "significantly_lost"},
-    "distance": IDENTITY | {"label", "benchmark", "kl", "n_prompts"},
 }
 
 
@@ -212,11 +211,6 @@ def test_transitions_add_up_to_the_prompts(tables):
     kinds = ("solved_solved", "solved_unsolved", "unsolved_solved", "unsolved_unsolved")
     assert all(sum(row[k] for k in kinds) == row["n_prompts"] for row in tables["transitions"])
     assert {row["benchmark"] for row in tables["transitions"]} == {"all", "T1", "T3"}
-
-
-def test_distance_is_the_mean_over_prompts_then_benchmarks(tables):
-    found = {row["benchmark"]: row["kl"] for row in tables["distance"]}
-    assert found == pytest.approx({"T1": np.log(4) / 2, "T3": 0, "mean": np.log(4) / 4})
 
 
 def test_summary_rows_have_the_agreed_columns(summary, tables):

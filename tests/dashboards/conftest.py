@@ -87,7 +87,6 @@ def make_tables(rng: np.random.Generator) -> dict[str, Any]:
             for p in trained
             for seed, c in zip((0, 1), counts[p], strict=True)
         ],
-        "distance": [],
     }
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from dashboards.commands import register
 from dashboards.limits import limits
-from dashboards.report import read_analysis, report, write_report
+from dashboards.report import read_analysis, read_bandit, write_report
 from dashboards.sections import SECTIONS, sections
 from dashboards.twins import (
     advantage_twin,
@@ -29,7 +29,6 @@ from dashboards.twins import (
     transitions_twin,
     unique_twin,
 )
-from rsgrpo.config import Config
 from rsgrpo.errors import UserError
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)>&amp;'
@@ -236,16 +235,6 @@ def test_limits_speak_of_this_study_only_where_they_apply(study_tables: dict[str
     assert "with 1 seed:" in said
 
 
-def test_the_stage_reads_an_analysis_and_writes_the_report(
-    study_tables: dict[str, Any], tmp_path: Path
-) -> None:
-    (tmp_path / "tables.json").write_text(json.dumps(study_tables))
-    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
-    report(Config(name="mine"), analysis=tmp_path, out=tmp_path / "out")
-    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<dt>config</dt><dd>mine</dd>" in text and SUMMARY["sentence"] in text
-
-
 @pytest.mark.parametrize("content", [None, "{", "[1]"])
 def test_unreadable_tables_are_one_sentence(content: str | None, tmp_path: Path) -> None:
     if content is not None:
@@ -278,3 +267,21 @@ def test_registering_the_verb_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_bandit_rows_become_a_section_and_faulty_ones_a_sentence(
+    tmp_path: Path, study_tables: dict[str, Any]
+) -> None:
+    rows = [
+        {"risk_beta": 4.0, "seed": 0, "final_reward": 0.99, "first_pull_above_0.9": 51_200},
+        {"risk_beta": 0.0, "seed": 0, "final_reward": 0.6, "first_pull_above_0.9": None},
+    ]
+    (tmp_path / "bandit.json").write_text(json.dumps(rows))
+    assert read_bandit(tmp_path / "bandit.json") == rows
+    with_bandit = write_report({**study_tables, "bandit": rows}, tmp_path / "b.html").read_text()
+    assert 'id="figure-bandit-section"' in with_bandit
+    (tmp_path / "torn.json").write_text('[{"seed": 0}]')
+    with pytest.raises(UserError, match="not the output of `rsgrpo bandit --json`"):
+        read_bandit(tmp_path / "torn.json")
+    with pytest.raises(UserError, match="does not exist"):
+        read_bandit(tmp_path / "nowhere.json")

@@ -21,7 +21,9 @@ def test_tokens_are_one_for_each_number_and_sign(tmp_path: Path) -> None:
     loaded, tokenizer = load_policy(tmp_path)
     assert sum(p.numel() for p in model.parameters()) == 96_576
     assert tokenizer("7 2 6 > 26 :")["input_ids"] == [7, 2, 6, 106, 26, 105]
-    assert tokenizer.decode(tokenizer("7 + 6 = 13 * 2 = 26 $")["input_ids"]) == "7 + 6 = 13 * 2 = 26 $"
+    assert (
+        tokenizer.decode(tokenizer("7 + 6 = 13 * 2 = 26 $")["input_ids"]) == "7 + 6 = 13 * 2 = 26 $"
+    )
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
     assert not list(tmp_path.glob("*.bin"))
@@ -72,5 +74,7 @@ def test_prompts_are_plain_or_go_through_the_chat_template() -> None:
     assert render_prompts(["1 + 1"], tokenizer, "plain", " ?") == ["1 + 1 ?"]
     with pytest.raises(UserError, match="no chat template"):
         render_prompts(["1 + 1"], tokenizer, "chat", "")
-    tokenizer.chat_template = "{{ messages[0]['content'] }}:{% if add_generation_prompt %}A{% endif %}"
+    tokenizer.chat_template = (
+        "{{ messages[0]['content'] }}:{% if add_generation_prompt %}A{% endif %}"
+    )
     assert render_prompts(["1 + 1"], tokenizer, "chat", "") == ["1 + 1:A"]

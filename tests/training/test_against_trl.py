@@ -13,7 +13,9 @@ from rsgrpo.config import Config
 from rsgrpo.policy.tiny import build_model, build_tokenizer
 from rsgrpo.training import RSGRPOConfig, RSGRPOTrainer
 
-PROMPTS = [f"{a} {b} {c} > {a + b + c} :" for a, b, c in ((1, 2, 3), (4, 5, 6), (7, 8, 9), (2, 2, 5))]
+PROMPTS = [
+    f"{a} {b} {c} > {a + b + c} :" for a, b, c in ((1, 2, 3), (4, 5, 6), (7, 8, 9), (2, 2, 5))
+]
 
 
 def noisy_reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:

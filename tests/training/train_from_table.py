@@ -51,9 +51,7 @@ class TableTrainer(RSGRPOTrainer):
         batch = super()._generate_and_score_completions(inputs)
         prompts = [row["prompt"] for row in self._rows]
         groups = list(zip(prompts, batch["advantages"].tolist(), strict=True))
-        self.steps.append(
-            {"groups": groups, "tokens": float(batch["num_items_in_batch"])}
-        )
+        self.steps.append({"groups": groups, "tokens": float(batch["num_items_in_batch"])})
         return batch
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
