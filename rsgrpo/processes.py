@@ -7,6 +7,7 @@ read off them. A child dies with its parent, and takes its own children along.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsgrpo.errors import UserError
-from rsgrpo.stages import Node, find, node_to_json, upstream_nodes
+from rsgrpo.stages import Node, disk_is_full, find, node_to_json, upstream_nodes
 
 # Seconds of each stage of the embedded study on one quiet core: weights of the progress line only.
 STAGE_SECONDS = {
@@ -159,6 +160,8 @@ def _check(child: Child) -> None:
     status = child.process.returncode
     if status == 0:
         return
+    if disk_is_full(child.log.parent):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(child.log.parent.parent))
     lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = lines[-1] if lines else "it said nothing"
     if status == 2:

@@ -149,6 +149,12 @@ def node_from_json(text: str) -> Node:
     return node
 
 
+def disk_is_full(folder: Path) -> bool:
+    """Return whether the disk that holds a folder has less than 1 MiB left."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < 1 << 20
+
+
 class _Unfinished(Exception):
     """A node's key cannot be known before its inputs are finished."""
 
@@ -162,7 +168,7 @@ def _run_here(root: Path, node: Node, folder: Path) -> None:
     except UserError:
         raise
     except Exception as fault:
-        if _disk_is_full(folder):
+        if disk_is_full(folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from fault
         raise
     _write_manifest(root, node, folder, time.time() - began)
@@ -300,11 +306,6 @@ def _locked(folder: Path, node: Node) -> Iterator[None]:
                 f"another process is running stage {node.stage} in {folder}: wait for it or stop it"
             ) from None
         yield
-
-
-def _disk_is_full(folder: Path) -> bool:
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize < 1 << 20
 
 
 def _plain(value: Any) -> Any:

@@ -88,7 +88,6 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._on_groups = on_groups
         self._rows: list[dict[str, Any]] = []
         self._rewards: torch.Tensor | None = None
-        self._own_seconds = 0.0
         self._last_log = (time.perf_counter(), 0.0)
 
     @property
@@ -100,23 +99,25 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._rows = list(inputs)
         self._rewards = None
         batch: dict[str, Any] = super()._generate_and_score_completions(self._rows)
-        started = time.perf_counter()
-        rewards = self._total_rewards(self._rewards)
+        self._set_advantages(batch)
+        return batch
+
+    def _set_advantages(self, batch: dict[str, Any]) -> None:
+        """Replace TRL's advantages, and under dynamic sampling the tokens they are averaged over.
+
+        Groups that stay silent must not count there, or they would weaken the others.
+        """
         size = self.num_generations if self.model.training else self.num_generations_eval
-        rewards_PN = rewards.view(-1, size)
+        rewards_PN = self._total_rewards(self._rewards).view(-1, size)
         advantages = ESTIMATORS[self.args.advantage](rewards_PN, self.risk_beta).flatten()
-        local = slice(
-            self.accelerator.process_index * len(self._rows),
-            (self.accelerator.process_index + 1) * len(self._rows),
-        )
+        rows, rank = len(self._rows), self.accelerator.process_index
+        local = slice(rank * rows, (rank + 1) * rows)
         batch["advantages"] = advantages[local]
         if self.model.training and self.args.dynamic_sampling != "off":
             live = has_signal(rewards_PN).repeat_interleave(size)[local]
             tokens = (batch["completion_mask"] * live.unsqueeze(1)).sum()
             batch["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
         self._log_advantages(advantages)
-        self._own_seconds += time.perf_counter() - started
-        return batch
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         generated: tuple[Any, ...] = super()._generate(prompts)
@@ -147,14 +148,11 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
 
     def _drop(self, prompts: list[Any], rollouts: Rollouts, rewards: torch.Tensor) -> Rollouts:
-        started = time.perf_counter()
         live_WG = self._live(rewards)
         divisor = self.args.steps_per_generation
         rows_WB = rows_to_keep(live_WG, self.num_generations, divisor)
-        kept = self._select(prompts, rollouts, rewards, rows_WB)
         self._log_metric_now("dynamic_sampling/kept_share", kept_share(live_WG))
-        self._own_seconds += time.perf_counter() - started
-        return kept
+        return self._select(prompts, rollouts, rewards, rows_WB)
 
     def _refill(self, prompts: list[Any], rollouts: Rollouts, rewards: torch.Tensor) -> Rollouts:
         drawn = rounds = 0
@@ -232,14 +230,12 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _observe(self, rewards: torch.Tensor) -> None:
         """Log the unfiltered first pass: means over a filtered batch are selection-biased."""
-        started = time.perf_counter()
         rewards_PN = self._total_rewards(rewards).view(-1, self.num_generations)
         for name, value in first_pass_metrics(rewards_PN).items():
             self._log_metric_now(f"first_pass/{name}", value)
         self._log_metric_now("risk_beta", self.risk_beta)
         if self._on_groups and self.is_world_process_zero():
             self._on_groups(self.state.global_step, rewards_PN, self.risk_beta)
-        self._own_seconds += time.perf_counter() - started
 
     def _log_advantages(self, advantages: torch.Tensor) -> None:
         mode = "train" if self.model.training else "eval"
@@ -253,13 +249,12 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._metrics["train"][name].append(float(value))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as TRL does, with tokens per second and the share of time spent in this class."""
+        """Log as TRL does, with tokens per second."""
         if self.model.training:
             now, tokens = time.perf_counter(), float(self.state.num_input_tokens_seen)
             before, tokens_before = self._last_log
             logs["tokens_per_second"] = (tokens - tokens_before) / max(now - before, 1e-9)
-            logs["own_seconds"] = self._own_seconds
-            self._last_log, self._own_seconds = (now, tokens), 0.0
+            self._last_log = (now, tokens)
         super().log(logs, start_time)
 
 

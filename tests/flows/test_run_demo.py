@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from rsgrpo.stages import manifests
+from tests.conftest import missing
 
 # Long enough for each stage to be met running.
 SLOWER = [
@@ -200,6 +201,26 @@ def test_kill_9_in_every_stage_then_the_same_command_gives_the_same_table(
     assert demo(killed, arguments).returncode == 0
     assert table(killed) == table(undisturbed)
     assert len(manifests(killed)) == len(manifests(undisturbed))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_with_more_room_the_same_command_finishes(
+    tmp_path: Path, tiny_arguments: list[str]
+) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        missing("tmpfs", "mounting a small tmpfs needs root")
+    try:
+        full = demo(tmp_path / "out", tiny_arguments)
+        assert full.returncode == 2
+        assert "no space is left on the disk" in full.stderr
+        assert "Traceback" not in full.stderr
+        kept = len(manifests(tmp_path / "out"))
+        subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path)], check=True)
+        assert demo(tmp_path / "out", tiny_arguments).returncode == 0
+        assert 0 < kept < len(manifests(tmp_path / "out"))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def start(out: Path, arguments: list[str]) -> subprocess.Popen[str]:
