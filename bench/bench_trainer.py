@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from time import perf_counter
 from typing import Any
 
@@ -43,10 +44,10 @@ def run() -> list[str]:
     base = run_stage(ROOT, base_policy(config))  # type: ignore[arg-type]
     seconds, parts = _race(config, base)
     trl, off, drop = (median(seconds[name][WARM_UP:]) for name in ("trl", "off", "drop"))
-    own = {name: median(parts[name, "own"][WARM_UP:]) for name in ("off", "drop")}
-    reward = {name: median(parts[name, "reward"][WARM_UP:]) for name in ("off", "drop")}
-    model = {name: median(parts[name, "model"][WARM_UP:]) for name in ("trl", "off", "drop")}
-    step = {"trl": trl, "off": off, "drop": drop}
+    own = {name: mean(parts[name, "own"][WARM_UP:]) for name in ("off", "drop")}
+    reward = {name: mean(parts[name, "reward"][WARM_UP:]) for name in ("off", "drop")}
+    model = {name: mean(parts[name, "model"][WARM_UP:]) for name in ("off", "drop")}
+    step = {name: mean(seconds[name][WARM_UP:]) for name in ("off", "drop")}
     setting = f"768 completions of 10 tokens, 2 updates, {STEPS - WARM_UP} interleaved steps"
     lines = [
         f"trainer: RSGRPOTrainer (off) takes {_ratio(seconds, 'off'):.3f}x GRPOTrainer (target <= "
@@ -78,7 +79,7 @@ def _race(
     turns = Turns(["trl", "off", "drop"])
     with tempfile.TemporaryDirectory() as folder:
         threads = [
-            threading.Thread(target=_train, args=(turns, name, config, base, Path(folder) / name))
+            threading.Thread(target=_train_or_end, args=(turns, name, config, base, Path(folder)))
             for name in turns.names
         ]
         for thread in threads:
@@ -153,7 +154,16 @@ class Turn(TrainerCallback):  # type: ignore[misc]
         setattr(owner, method, counted)
 
 
+def _train_or_end(turns: Turns, name: str, config: Config, base: Path, folder: Path) -> None:
+    try:
+        _train(turns, name, config, base, folder / name)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the other trainers wait for a turn that will not come
+
+
 def _train(turns: Turns, name: str, config: Config, base: Path, out: Path) -> None:
+    from transformers.trainer_callback import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     settings = config.training.model_copy(
@@ -188,6 +198,7 @@ def _train(turns: Turns, name: str, config: Config, base: Path, out: Path) -> No
         )  # fmt: skip
         for method in ("_drop", "_observe", "_set_advantages"):
             turn.count(trainer, method, "own")
+    trainer.remove_callback(PrinterCallback)
     turn.count(trainer, "_generate_single_turn", "model")
     turn.count(trainer, "_get_per_token_logps_and_entropies", "model")
     turn.count(trainer.accelerator, "backward", "model")

@@ -52,8 +52,9 @@ def run_demo(config: Config, root: Path, say: Say) -> dict[str, Any]:
 def _run_study(config: Config, study: Study, root: Path, line: ProgressLine) -> Path:
     begin_study(root, config, run(root, prepared(config)))
     with tracked(root):
-        for nodes in waves(study):
-            run_nodes(root, nodes, WORKERS, line.show)
+        first, second = waves(study)
+        run_nodes(root, first, WORKERS, line.show, later=second)
+        run_nodes(root, second, WORKERS, line.show)
         line.end("analysing: intervals, differences, unique solutions")
         analysis = run(root, study.analysis)
         publish(root, analysis)
@@ -67,7 +68,7 @@ def _run_study(config: Config, study: Study, root: Path, line: ProgressLine) -> 
     return analysis
 
 
-def waves(study: Study) -> list[list[Node]]:
+def waves(study: Study) -> tuple[list[Node], list[Node]]:
     """Return what may run side by side: the base policy first, then everything that starts at it.
 
     Trainings come first: the base's evaluation is short and fills the last gap.
@@ -75,7 +76,7 @@ def waves(study: Study) -> list[list[Node]]:
     base = [study.base] if isinstance(study.base, Node) else []
     trained = [run.score for run in study.runs if run.training]
     others = [run.score for run in study.runs if not run.training]
-    return [base, trained + others]
+    return base, trained + others
 
 
 @contextmanager

@@ -22,6 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# The extra that brings each package that a verb may miss.
+EXTRAS = {
+    "torch": "torch",
+    "math_verify": "grade",
+    "transformers": "train",
+    "trl": "train",
+    "datasets": "train",
+    "mlflow": "track",
+    "plotly": "dashboards",
+}
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Study as a YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override: training.risk_beta=4 (repeatable).")
@@ -34,13 +45,15 @@ def train(config: ConfigFile = None, set_: Overrides = None, out: Root = Path("r
     """Train one policy with the config's `training` branch; prints its directory."""
     from rsgrpo.config import load_config
     from rsgrpo.stages import run
-    from rsgrpo.study import base_policy, trained_run
+    from rsgrpo.study import base_policy, prepared, trained_run
+    from rsgrpo.tracking.journal import begin_study
 
     study = load_config(config, set_ or ())
     if not study.policy.checkpoint:
         _use_one_thread()
     trained = trained_run(study, base_policy(study))
     assert trained.training is not None
+    begin_study(out, study, run(out, prepared(study)))
     typer.echo(run(out, trained.training))
 
 
@@ -57,13 +70,17 @@ def evaluate(
     """Sample, grade and score a policy on the config's benchmarks."""
     from rsgrpo.config import load_config
     from rsgrpo.stages import run
-    from rsgrpo.study import base_policy, base_run
+    from rsgrpo.study import base_policy, base_run, prepared
+    from rsgrpo.tracking.journal import begin_study, end_study
 
     changed = [*(set_ or ()), *([f"policy.checkpoint={json.dumps(policy)}"] if policy else [])]
     study = load_config(config, changed)
     if not study.policy.checkpoint:
         _use_one_thread()
-    scored = run(out, base_run(study, base_policy(study)).score)
+    evaluated = base_run(study, base_policy(study))
+    begin_study(out, study, run(out, prepared(study)))
+    scored = run(out, evaluated.score)
+    end_study(out, study, scores={evaluated.name: scored}, trainings={}, files={})
     rows = json.loads((scored / "passk.json").read_text(encoding="utf-8"))
     _print_rows(rows, as_json)
 
@@ -79,18 +96,11 @@ def grade(
     workers: Annotated[int, typer.Option(help="Grading processes.")] = 1,
 ) -> None:
     """Grade completions with Math-Verify in processes that can be killed."""
-    from rsgrpo.config import load_config
+    from rsgrpo.config import math_grading
     from rsgrpo.grading.files import grade_file
 
-    settings = [
-        "grading.verifier=math_verify",
-        f"grading.extract={extract}",
-        f"grading.timeout={timeout}",
-        f"grading.workers={workers}",
-    ]
-    summary = grade_file(
-        rollouts, out, load_config(None, settings).grading, progress=_progress_of("graded")
-    )
+    grading = math_grading(extract=extract, timeout=timeout, workers=workers)
+    summary = grade_file(rollouts, out, grading, progress=_progress_of("graded"))
     typer.echo("  ".join(f"{name} {value:.6g}" for name, value in summary._asdict().items()))
 
 
@@ -150,8 +160,12 @@ def main() -> None:
         _end(str(fault), 2)
     except OSError as fault:
         _end(explain_os_error(fault), 2)
-    except KeyboardInterrupt:
-        _end("stopped; the same command goes on from here", 130)
+    except ModuleNotFoundError as fault:
+        _end(_missing_package(fault), 2)
+    except SystemExit as end:  # Typer makes Ctrl-C a silent exit
+        if end.code == 130:
+            _end("stopped; the same command goes on from here", 130)
+        raise
 
 
 def _add(entry: EntryPoint) -> None:
@@ -167,6 +181,14 @@ def _add(entry: EntryPoint) -> None:
             f"rsgrpo {entry.name} needs the folder {wing.name}/, which only a checkout has: clone "
             "the repository and install it with pip install -e ."
         )
+
+
+def _missing_package(fault: ModuleNotFoundError) -> str:
+    package = (fault.name or "").split(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        raise fault
+    return f"this needs the package {package}: pip install 'rsgrpo[{extra}]'"
 
 
 def _read_ks(text: str | None) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ Each stage depends on one branch of the tree, so that a changed setting redoes n
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -49,9 +50,18 @@ class DataConfig(Model):
     limit: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _jsonl_needs_paths(self) -> DataConfig:
-        if self.source == "jsonl" and not (self.train or self.benchmarks):
+    def _files_and_source_agree(self) -> DataConfig:
+        files = bool(self.train or self.benchmarks)
+        if self.source == "jsonl" and not files:
             raise ValueError("data.source is jsonl: name a file in data.train or data.benchmarks")
+        if self.source != "jsonl" and files:
+            raise ValueError("files are named, so set data.source to jsonl")
+        for name in self.benchmarks:
+            if not re.fullmatch(r"[\w.-]+", name) or name in ("mean", "all") or name[0] == ".":
+                raise ValueError(
+                    f"benchmark {name!r} cannot be a name: use letters, digits, '.', '_' and '-', "
+                    "and neither 'mean' nor 'all'"
+                )
         return self
 
 
@@ -72,17 +82,34 @@ class PretrainConfig(Model):
     }
     save_every: int = Field(500, ge=1)
 
+    @model_validator(mode="after")
+    def _complete(self) -> PretrainConfig:
+        if len(self.tier_mix) != 6 or min(self.tier_mix) < 0 or sum(self.tier_mix) <= 0:
+            raise ValueError("tier_mix needs one weight for each of the six tiers, some above 0")
+        if set(self.operator_weights) != set("+-*/") or min(self.operator_weights.values()) <= 0:
+            raise ValueError("operator_weights needs a weight above 0 for each of + - * /")
+        return self
+
 
 class PolicyConfig(Model):
     """The base policy: pre-trained here from scratch, or a Hugging Face checkpoint directory."""
 
     checkpoint: str | None = None
-    hidden_size: int = 64
-    layers: int = 2
-    heads: int = 4
-    mlp_size: int = 128
+    hidden_size: int = Field(64, ge=2)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    mlp_size: int = Field(128, ge=1)
     seed: int = 0
     pretrain: PretrainConfig = PretrainConfig()
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> PolicyConfig:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"policy.hidden_size is {self.hidden_size}: it must be a multiple of twice "
+                f"policy.heads = {self.heads}"
+            )
+        return self
 
 
 class AdvantageConfig(Model):
@@ -211,8 +238,15 @@ class StudyConfig(Model):
 
     grpo: bool = True
     risk_betas: tuple[float, ...] = (0.0, 2.0, 4.0, 8.0)
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
     headline_beta: float = 4.0
+
+    @model_validator(mode="after")
+    def _each_run_once(self) -> StudyConfig:
+        betas = [f"{beta:g}" for beta in self.risk_betas]
+        if len(set(betas)) < len(betas) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("study.risk_betas and study.seeds must each name a value once")
+        return self
 
 
 class Config(Model):
@@ -228,6 +262,16 @@ class Config(Model):
     evaluation: EvaluationConfig = EvaluationConfig()
     study: StudyConfig = StudyConfig()
 
+    @model_validator(mode="after")
+    def _verifier_fits_the_data(self) -> Config:
+        wanted = "countdown" if self.data.source == "countdown" else "math_verify"
+        if self.grading.verifier != wanted:
+            raise ValueError(
+                f"data.source is {self.data.source} but grading.verifier is "
+                f"{self.grading.verifier}: set grading.verifier to {wanted}"
+            )
+        return self
+
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (or the defaults) and apply overrides such as `training.risk_beta=4`.
@@ -240,14 +284,25 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         UserError: The file is missing or no YAML mapping, or a key or value is not allowed; the
             sentence names the key, the value met and the nearest known name.
     """
-    tree = _read_yaml(path) if path else {}
+    tree = _anchored(_read_yaml(path), path.parent) if path else {}
     for override in overrides:
         _apply_override(tree, override)
     try:
-        config = Config.model_validate(tree)
+        return Config.model_validate(tree)
     except ValidationError as fault:
         raise UserError(_first_fault(fault, path)) from None
-    return _anchor_paths(config, path.parent if path else Path())
+
+
+def math_grading(**settings: Any) -> GradingConfig:
+    """Return the grading of a file of rollouts with Math-Verify.
+
+    Raises:
+        UserError: A setting is not allowed; the sentence names it and the value met.
+    """
+    try:
+        return GradingConfig(verifier="math_verify", **settings)
+    except ValidationError as fault:
+        raise UserError(_first_fault(fault, None)) from None
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
@@ -281,6 +336,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the paths of a file relative to its folder; a checkpoint only where it lies there."""
+    data, policy = tree.get("data"), tree.get("policy")
+    if isinstance(data, dict):
+        if isinstance(data.get("train"), str):
+            data["train"] = str(folder / data["train"])
+        if isinstance(data.get("benchmarks"), dict):
+            files = data["benchmarks"].items()
+            data["benchmarks"] = {name: str(folder / str(file)) for name, file in files}
+    if isinstance(policy, dict) and isinstance(policy.get("checkpoint"), str):
+        beside = folder / policy["checkpoint"]
+        policy["checkpoint"] = str(beside) if beside.exists() else policy["checkpoint"]
+    return tree
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -304,7 +374,7 @@ def _first_fault(fault: ValidationError, path: Path | None) -> str:
         return f"{unknown('config key', key, _siblings(where))}{source}"
     message = error["msg"].removeprefix("Value error, ")
     met = "" if isinstance(error["input"], dict | BaseModel) else f", got {error['input']!r}"
-    return f"config key {key or '(top)'}{source}: {message}{met}"
+    return f"config key {key}{source}: {message}{met}" if key else f"config{source}: {message}"
 
 
 def _without_union_tags(loc: tuple[int | str, ...]) -> list[str]:
@@ -327,12 +397,3 @@ def _models_in(annotation: Any) -> Iterator[type[Model]]:
         yield annotation
     for part in get_args(annotation):
         yield from _models_in(part)
-
-
-def _anchor_paths(config: Config, folder: Path) -> Config:
-    data = config.data
-    anchored = {
-        "train": folder / data.train if data.train else None,
-        "benchmarks": {name: folder / file for name, file in data.benchmarks.items()},
-    }
-    return config.model_copy(update={"data": data.model_copy(update=anchored)})

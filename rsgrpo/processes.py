@@ -64,6 +64,7 @@ def run_nodes(
     nodes: Sequence[Node],
     workers: int,
     report: Callable[[Progress], None],
+    later: Sequence[Node] = (),
 ) -> None:
     """Run each node, with what it needs, in a process of its own, `workers` at a time.
 
@@ -74,13 +75,14 @@ def run_nodes(
         root: The folder of all stages' folders.
         nodes: What to finish; nodes that share unfinished inputs must not be run together.
         workers: Processes at a time.
-        report: Called about twice a second.
+        report: Called a few times a second.
+        later: What will be asked for next: it counts towards the time left.
 
     Raises:
         UserError: A node failed; the sentence is its own, with its log's path.
     """
     waiting = [node for node in nodes if find(root, node) is None]
-    clock = _Clock(root, waiting)
+    clock = _Clock(root, waiting, later, workers)
     with _children() as running:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -93,7 +95,7 @@ def run_nodes(
 
 
 def thread_environment() -> dict[str, str]:
-    """Return the environment of a child: one thread, no network, no progress bars."""
+    """Return the environment of a child: one thread, no telemetry."""
     return {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -128,10 +130,10 @@ def end_process(process: subprocess.Popen[bytes], grace: float = 2.0) -> None:
     process.wait()
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the system to kill this process when its parent is gone, however that happens."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         sys.exit(1)
 
 
@@ -149,7 +151,9 @@ def _children() -> Iterator[list[Child]]:
 
 def _start(root: Path, node: Node) -> Child:
     log = root / "logs" / f"{node.name}.log"
-    process = start_process([sys.executable, "-m", "rsgrpo.stages", str(root)], log)
+    process = start_process(
+        [sys.executable, "-m", "rsgrpo.stages", str(root), str(os.getpid())], log
+    )
     assert process.stdin is not None
     process.stdin.write(node_to_json(node).encode())
     process.stdin.close()
@@ -180,26 +184,35 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 class _Clock:
     """Weighs what is done, and from its rate what is left."""
 
-    def __init__(self, root: Path, nodes: Sequence[Node]) -> None:
-        self._weights = {node.name: _unfinished_weight(root, node) for node in nodes}
-        self._total = sum(self._weights.values())
+    def __init__(
+        self, root: Path, nodes: Sequence[Node], later: Sequence[Node], workers: int
+    ) -> None:
+        counted: set[tuple[str, str]] = set()
+        self._weights = {node.name: _unfinished(root, node, counted) for node in nodes}
+        self._later = sum(_unfinished(root, node, counted) for node in later)
+        self._total = sum(self._weights.values()) + self._later
+        self._workers = workers
         self._began = time.monotonic()
 
     def progress(self, running: Sequence[Child], waiting: Sequence[Node]) -> Progress:
-        left = sum(self._weights[node.name] for node in waiting)
-        left += sum(self._weights[child.node.name] - _weight_done(child) for child in running)
-        done = self._total - left
+        now = sum(self._weights[node.name] for node in waiting)
+        now += sum(self._weights[child.node.name] - _weight_done(child) for child in running)
+        done = self._total - self._later - now
         elapsed = time.monotonic() - self._began
-        rate = done / elapsed if done > 5 else max(len(running), 1)
+        speed = done / elapsed / max(len(running), 1) if done > 5 else 1.0
+        side_by_side = min(len(running) + len(waiting), self._workers) or 1
+        left = (now / side_by_side + self._later / self._workers) / speed
         names = tuple(child.node.name for child in running)
-        return Progress(done, self._total, names, left / rate)
+        return Progress(done, self._total, names, left)
 
 
-def _unfinished_weight(root: Path, node: Node) -> float:
-    if find(root, node):
+def _unfinished(root: Path, node: Node, counted: set[tuple[str, str]]) -> float:
+    """Return the weight of a node and what it needs, each counted once over all calls."""
+    if (node.stage, node.name) in counted or find(root, node):
         return 0.0
-    upstream = {id(n): n for n in upstream_nodes(node)}.values()
-    return STAGE_SECONDS[node.stage] + sum(_unfinished_weight(root, n) for n in upstream)
+    counted.add((node.stage, node.name))
+    needed = sum(_unfinished(root, upstream, counted) for upstream in upstream_nodes(node))
+    return STAGE_SECONDS[node.stage] + needed
 
 
 def _weight_done(child: Child) -> float:

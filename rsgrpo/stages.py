@@ -2,11 +2,12 @@
 
 A stage's key is the hash of its inputs' contents, the branches of the config that it reads, and the
 code and packages that it runs on. Its folder bears the key, so nothing is ever overwritten by
-another setting. The manifest is written last and atomically: a folder with one is finished and
-reused, a folder without one is work that the next run goes on with. There is no other cache.
+another setting; what it needs only to go on after a kill lies in `.work` inside it. The manifest is
+written last and atomically: a folder with one is finished and reused, a folder without one is work
+that the next run goes on with. There is no other cache.
 
-`python -m rsgrpo.stages ROOT` reads a node as JSON and runs it, with what it needs, in a process of
-its own.
+`python -m rsgrpo.stages ROOT PARENT` reads a node as JSON and runs it, with what it needs, in a
+process of its own, which ends with its parent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +32,7 @@ from rsgrpo.config import Config
 from rsgrpo.errors import UserError, explain_os_error
 
 MANIFEST = "manifest.json"
+WORK = ".work"
 _PACKAGE = Path(__file__).parent
 
 
@@ -49,21 +52,24 @@ class Stage(NamedTuple):
 _TORCH = ("torch", "transformers")
 
 STAGES: dict[str, Stage] = {
-    "prepare": Stage("rsgrpo.data.prepare:prepare", ("data",), ("data",)),
-    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), ("policy",), _TORCH),
+    "prepare": Stage("rsgrpo.data.prepare:prepare", ("data",), ("data", "records.py")),
+    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), ("policy", "data"), _TORCH),
     "train": Stage(
         "rsgrpo.training.train:train",
         ("training", "grading", "prompt"),
-        ("training", "advantages", "schedules.py", "grading", "policy", "data/countdown.py"),
+        ("training", "advantages", "schedules.py", "grading", "policy", "data"),
         (*_TORCH, "trl", "accelerate", "math-verify"),
     ),
     "sample": Stage(
-        "rsgrpo.sampling.local:sample_stage", ("sampling", "prompt"), ("sampling",), _TORCH
+        "rsgrpo.sampling.local:sample_stage",
+        ("sampling", "prompt"),
+        ("sampling", "policy/load.py"),
+        _TORCH,
     ),
     "grade": Stage(
         "rsgrpo.grading.stage:grade_stage",
         ("grading", "sampling"),
-        ("grading", "data/countdown.py"),
+        ("grading", "sampling/store.py", "data/countdown.py"),
         ("math-verify",),
     ),
     "score": Stage(
@@ -78,7 +84,7 @@ STAGES: dict[str, Stage] = {
     ),
 }
 
-Input = Union["Node", Path, str, dict[str, "Node"]]
+Input = Union["Node", Path, str, dict[str, "Node | Path"]]
 
 
 class Node(NamedTuple):
@@ -129,7 +135,7 @@ def upstream_nodes(node: Node) -> Iterator[Node]:
         if isinstance(value, Node):
             yield value
         elif isinstance(value, dict):
-            yield from value.values()
+            yield from (item for item in value.values() if isinstance(item, Node))
 
 
 def manifests(root: Path) -> list[dict[str, Any]]:
@@ -163,6 +169,7 @@ def _run_here(root: Path, node: Node, folder: Path) -> None:
     inputs = {name: _resolve(root, value) for name, value in node.inputs.items()}
     function = _function(STAGES[node.stage].function)
     began = time.time()
+    (folder / MANIFEST).unlink(missing_ok=True)
     try:
         function(node.config, **inputs, **node.extras, out=folder)
     except UserError:
@@ -172,6 +179,7 @@ def _run_here(root: Path, node: Node, folder: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from fault
         raise
     _write_manifest(root, node, folder, time.time() - began)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
 def _function(name: str) -> Callable[..., None]:
@@ -240,7 +248,7 @@ def _dependencies(root: Path, node: Node) -> dict[str, Any]:
 
 def _digest(root: Path, value: Input) -> Any:
     if isinstance(value, dict):
-        return {name: _digest(root, node) for name, node in value.items()}
+        return {name: _digest(root, item) for name, item in value.items()}
     if isinstance(value, Node):
         folder = _folder(root, value)
         if not _is_finished(folder):
@@ -263,7 +271,7 @@ def _digest_of_path(path: Path) -> str:
 
 def _resolve(root: Path, value: Input) -> Any:
     if isinstance(value, dict):
-        return {name: _folder(root, node) for name, node in value.items()}
+        return {name: _resolve(root, item) for name, item in value.items()}
     return _folder(root, value) if isinstance(value, Node) else value
 
 
@@ -273,6 +281,12 @@ def _sha256_of_outputs(folder: Path) -> str:
 
 
 def _sha256(file: Path) -> str:
+    status = file.stat()
+    return _sha256_of_version(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256_of_version(file: Path, _size: int, _mtime_ns: int) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -330,10 +344,10 @@ def _node(tree: Any) -> Any:
 
 
 def main() -> int:
-    """Run the node on standard input below the root named by the argument."""
+    """Run the node on standard input: arguments are the root and the parent's process id."""
     from rsgrpo.processes import die_with_parent
 
-    die_with_parent()
+    die_with_parent(int(sys.argv[2]))
     try:
         run(Path(sys.argv[1]), node_from_json(sys.stdin.read()))
     except UserError as fault:

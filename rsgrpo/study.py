@@ -6,12 +6,14 @@ machine is decided elsewhere.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rsgrpo.config import AdvantageConfig, Config
-from rsgrpo.stages import Input, Node
+from rsgrpo.errors import UserError
+from rsgrpo.stages import MANIFEST, Input, Node
 
 
 class Run(NamedTuple):
@@ -39,8 +41,8 @@ def plan_study(config: Config) -> Study:
     """Return the nodes of a study: the base and each method with each seed, then the analysis."""
     base = base_policy(config)
     runs = [base_run(config, base), *(trained_run(c, base) for c in study_configs(config))]
-    scores: dict[str, Node] = {run.name: run.score for run in runs}
-    trainings = {run.name: run.training for run in runs if run.training}
+    scores: dict[str, Node | Path] = {run.name: run.score for run in runs}
+    trainings: dict[str, Node | Path] = {r.name: r.training for r in runs if r.training}
     inputs: dict[str, Input] = {"scores": scores, "runs": trainings}
     return Study(base, runs, Node("analyse", config.name, config, inputs))
 
@@ -59,22 +61,27 @@ def study_configs(config: Config) -> Iterator[Config]:
 
 
 def base_policy(config: Config) -> Input:
-    """Return the base policy: a checkpoint of one's own, or the embedded one's pre-training."""
+    """Return the base policy: a checkpoint of one's own, or the embedded one's pre-training.
+
+    Raises:
+        UserError: Problems of one's own are given and no checkpoint: the embedded policy speaks
+            Countdown alone.
+    """
     checkpoint = config.policy.checkpoint
     if checkpoint:
         return Path(checkpoint) if Path(checkpoint).exists() else checkpoint
+    if config.data.source != "countdown":
+        raise UserError("problems of one's own need a policy: name it in policy.checkpoint")
     data = prepared(config)
     return Node("pretrain", f"base-seed{config.policy.seed}", config, {"data": data})
 
 
 def base_run(config: Config, base: Input) -> Run:
-    """Return the evaluation of the base policy."""
-    identity = {
-        "policy": "base",
-        "method": "base",
-        "risk_beta": None,
-        "seed": config.policy.seed,
-    }
+    """Return the evaluation of the base policy; one that was trained here keeps its name."""
+    identity = {"policy": "base", "method": "base", "risk_beta": None, "seed": config.policy.seed}
+    if isinstance(base, Path) and (base / MANIFEST).exists():
+        manifest = json.loads((base / MANIFEST).read_text(encoding="utf-8"))
+        identity = manifest["depends_on"]["extras"].get("identity", identity)
     return Run(identity, None, score_node(config, base, identity))
 
 
@@ -114,5 +121,8 @@ def score_node(config: Config, policy: Input, identity: dict[str, Any]) -> Node:
 
 
 def prepared(config: Config) -> Node:
-    """Return the preparation of the study's data."""
-    return Node("prepare", config.data.source, config)
+    """Return the preparation of the study's data; files of one's own are known by their content."""
+    data = config.data
+    files: dict[str, Node | Path] = {"train": data.train} if data.train else {}
+    files |= {f"benchmarks/{name}": path for name, path in data.benchmarks.items()}
+    return Node("prepare", data.source, config, {"files": files} if files else {})

@@ -242,6 +242,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     absolute = tmp_path / "elsewhere" / "aime.jsonl"
     config = load(
         tmp_path,
+        "grading: {verifier: math_verify}\n"
         f"data: {{source: jsonl, train: a/train.jsonl, benchmarks: {{aime: {absolute}}}}}",
     )
     assert config.data.train == tmp_path / "a" / "train.jsonl"

@@ -75,6 +75,20 @@ def test_a_verb_of_another_floor_says_that_it_needs_a_checkout(fresh: Environmen
 
 
 @pytest.mark.slow
+def test_a_verb_without_its_packages_names_the_extra(fresh: Environment) -> None:
+    for arguments, extra in (
+        (["sync", "."], "rsgrpo[track]"),
+        (["grade", "rollouts.jsonl", "-o", "g.parquet"], "rsgrpo[grade]"),
+    ):
+        (fresh.folder / "spool.jsonl").touch()
+        row = '{"problem_id": "p", "problem": "x", "answer": "1", "sample_index": 0, '
+        (fresh.folder / "rollouts.jsonl").write_text(row + '"completion": "\\\\boxed{1/1}"}\n')
+        done = fresh.attempt("rsgrpo", *arguments)
+        assert done.returncode == 2
+        assert extra in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_core_and_torch_give_the_advantage(fresh: Environment) -> None:
     fresh.install("torch")
     expected = "[0.9225, -0.3075, -0.3075, -0.3075]"

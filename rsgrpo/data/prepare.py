@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 from rsgrpo.config import Config, DataConfig
@@ -18,8 +19,14 @@ from rsgrpo.errors import UserError
 from rsgrpo.records import Problem
 
 
-def prepare(config: Config, *, out: Path) -> None:
+def prepare(config: Config, *, out: Path, files: Mapping[str, Path] | None = None) -> None:
     """Write the problems of `config.data` and their identity (rows and SHA-256 of each file).
+
+    Args:
+        config: The study; `data` is read.
+        out: Where the files go.
+        files: JSONL files by their name below `out` without the ending: `train`,
+            `benchmarks/NAME`.
 
     Raises:
         UserError: A JSONL file is missing or malformed, or the tiers are too small for the split.
@@ -27,7 +34,8 @@ def prepare(config: Config, *, out: Path) -> None:
     if config.data.source == "countdown":
         _prepare_countdown(config.data, out)
     else:
-        _prepare_jsonl(config.data, out)
+        for name, file in (files or {}).items():
+            write_problems(out / f"{name}.jsonl", read_problems(file, config.data.limit))
     identity = {str(f.relative_to(out)): _identity(f) for f in sorted(out.rglob("*.jsonl"))}
     (out / "dataset.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
 
@@ -84,14 +92,6 @@ def _problems(puzzles: list[countdown.Puzzle], seed: int) -> list[Problem]:
         random.Random(f"{seed}-{identity}").shuffle(order)
         rows.append(countdown.to_problem(puzzle, tuple(order), identity))
     return rows
-
-
-def _prepare_jsonl(data: DataConfig, out: Path) -> None:
-    if data.train:
-        write_problems(out / "train.jsonl", read_problems(data.train, data.limit))
-    for name, file in data.benchmarks.items():
-        problems = read_problems(file, data.limit)
-        write_problems(out / "benchmarks" / f"{name}.jsonl", problems)
 
 
 def _identity(file: Path) -> dict[str, object]:

@@ -44,6 +44,20 @@ def load_policy(
     return model, tokenizer
 
 
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every token id that ends a completion: the model's and the tokenizer's, as in TRL.
+
+    Raises:
+        UserError: Neither names one.
+    """
+    declared = model.generation_config.eos_token_id
+    ends = declared if isinstance(declared, list) else [declared]
+    found = sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})
+    if not found:
+        raise UserError("the policy has no end token: set eos_token in its tokenizer_config.json")
+    return found
+
+
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a policy directory that `from_pretrained` reads."""
     model.save_pretrained(folder)

@@ -19,6 +19,7 @@ from rsgrpo.config import Config, PolicyConfig, PretrainConfig
 from rsgrpo.data import countdown
 from rsgrpo.data.jsonl import read_rows, write_rows
 from rsgrpo.policy.load import save_policy
+from rsgrpo.stages import WORK
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -80,7 +81,8 @@ def pretrain(config: Config, *, data: Path, out: Path) -> None:
         betas=(0.9, 0.98),
         weight_decay=settings.weight_decay,
     )
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / WORK / "checkpoint.pt"
+    checkpoint.parent.mkdir(exist_ok=True)
     losses = _restore(checkpoint, model, optimizer)
     batches = corpus_batches(data / "corpus.jsonl", settings, config.policy.seed)
     for step, batch in enumerate(batches):
@@ -92,7 +94,6 @@ def pretrain(config: Config, *, data: Path, out: Path) -> None:
             print(f"pre-training: step {step + 1} of {settings.steps}", file=sys.stderr, flush=True)
     write_rows(out / "pretrain.jsonl", ({"step": i, "loss": x} for i, x in enumerate(losses)))
     save_policy(model, build_tokenizer(), out)
-    checkpoint.unlink(missing_ok=True)
 
 
 def corpus_batches(corpus: Path, settings: PretrainConfig, seed: int) -> Iterator[torch.Tensor]:

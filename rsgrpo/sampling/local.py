@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rsgrpo.config import Config, PromptConfig, SamplingConfig
 from rsgrpo.data.prepare import read_benchmarks
-from rsgrpo.policy.load import load_policy, render_prompts
+from rsgrpo.policy.load import end_tokens, load_policy, render_prompts
 from rsgrpo.records import Problem, Sample
 from rsgrpo.sampling.store import Part, bind_settings, plan_parts, write_part
 
@@ -63,7 +63,8 @@ def sample(
         UserError: The policy cannot be loaded, or `out` holds samples drawn under other settings.
     """
     parts = plan_parts(problems, settings.n, settings.batch_size, settings.seed)
-    bind_settings(out, {**settings.model_dump(), **prompt.model_dump(), "policy": str(policy)})
+    named = {"policy": Path(policy).name}
+    bind_settings(out, {**settings.model_dump(), **prompt.model_dump(), **named})
     missing = [part for part in parts if not part.path(out).exists()]
     if missing:
         draw = _Sampler(policy, settings, prompt)
@@ -79,11 +80,22 @@ class _Sampler:
 
     def __init__(self, policy: str | Path, settings: SamplingConfig, prompt: PromptConfig) -> None:
         import torch
+        from transformers import GenerationConfig
 
         self.model, self.tokenizer = load_policy(policy)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(self.device).eval()
-        self.settings = settings
+        self.ends = end_tokens(self.model, self.tokenizer)
+        # The checkpoint's own settings (a repetition penalty, say) must not leak into the draws.
+        self.model.generation_config = GenerationConfig(
+            do_sample=True,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=0,
+            max_new_tokens=settings.max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.ends,
+        )
         self.prompt = prompt
 
     def __call__(self, part: Part) -> list[Sample]:
@@ -102,17 +114,11 @@ class _Sampler:
             tokens = self.model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                do_sample=True,
-                temperature=self.settings.temperature,
-                top_p=self.settings.top_p,
-                top_k=0,
-                max_new_tokens=self.settings.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
             )
         return self._read(part, tokens[:, inputs["input_ids"].shape[1] :].cpu())
 
     def _read(self, part: Part, tokens: torch.Tensor) -> list[Sample]:
-        lengths, truncated = completion_lengths(tokens, self._end_tokens())
+        lengths, truncated = completion_lengths(tokens, self.ends)
         rows = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [
@@ -121,10 +127,6 @@ class _Sampler:
                 part.draws, texts, lengths, truncated, strict=True
             )
         ]
-
-    def _end_tokens(self) -> list[int]:
-        ends: Any = self.model.generation_config.eos_token_id
-        return ends if isinstance(ends, list) else [ends]
 
 
 def completion_lengths(

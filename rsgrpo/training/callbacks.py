@@ -21,6 +21,7 @@ STORED_NAMES = {
     "advantage/mean_abs": "mean_abs_advantage",
     "dynamic_sampling/kept_share": "kept_share",
     "dynamic_sampling/rounds": "refill_rounds",
+    "dynamic_sampling/cap_reached": "refill_cap_reached",
 }
 
 
@@ -94,15 +95,15 @@ class AdvantageShapeRecorder:
     """Every few steps, both advantages of the same groups by accuracy, as a table in the spool."""
 
     def __init__(self, spool: Spool, every: int, updates_per_step: int) -> None:
-        """Record each `every`-th generation step."""
+        """Record the first and each `every`-th generation step."""
         self.spool = spool
         self.every = every
         self.updates_per_step = updates_per_step
 
     def __call__(self, global_step: int, rewards_PN: torch.Tensor, risk_beta: float) -> None:
         """Record the groups of the unfiltered first pass of one step."""
-        step = global_step // self.updates_per_step
-        if step % self.every == 0:
+        step = global_step // self.updates_per_step + 1
+        if step == 1 or step % self.every == 0:
             shape = advantage_shape(
                 rewards_PN.cpu().numpy(),
                 grpo(rewards_PN).cpu().numpy(),

@@ -45,7 +45,7 @@ def make_reward(
         verdicts = grade(rows, grading, pool)
         counts = Counter(verdict.verdict for verdict in verdicts)
         for fault in ("timeout", "error"):
-            if log_metric and counts[fault]:
+            if log_metric:
                 log_metric(f"grading/{fault}_share", counts[fault] / len(rows))
         return [float(verdict.correct) for verdict in verdicts]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsgrpo.config import Config, TrainingConfig, flatten
 from rsgrpo.data.jsonl import read_problems
 from rsgrpo.errors import UserError
-from rsgrpo.policy.load import load_policy, render_prompts, save_policy
+from rsgrpo.policy.load import end_tokens, load_policy, save_policy
+from rsgrpo.stages import WORK
 from rsgrpo.tracking.journal import record_dataset, record_environment, training_run
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool
 
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rsgrpo.training.trainer import RSGRPOConfig, RSGRPOTrainer
+
+# What `training.trl` may set although a value is given here.
+FREE = {
+    "beta",
+    "bf16",
+    "dataloader_pin_memory",
+    "gradient_checkpointing",
+    "loss_type",
+    "lr_scheduler_type",
+    "save_total_limit",
+    "use_cpu",
+}
 
 
 def train(
@@ -57,8 +69,10 @@ def train(
     from rsgrpo.training.callbacks import AdvantageShapeRecorder, ProgressCallback, SpoolCallback
     from rsgrpo.training.rewards import make_reward
 
-    model, tokenizer = load_policy(policy)
-    settings = config.training
+    _refuse_several_processes()
+    settings, checkpoints = config.training, out / WORK
+    # Weights stay in float32, as in TRL: updates of 1e-6 vanish in bfloat16.
+    model, tokenizer = load_policy(policy, dtype="float32")
     dataset = training_set(config, data, tokenizer)
     grading = config.grading
     with (
@@ -70,8 +84,8 @@ def train(
         record_dataset(spool, data)
         trainer = _build(
             model=model,
-            reward_funcs=make_reward(grading, _end_tokens(model), pool),
-            args=trainer_arguments(settings, out / "checkpoints"),
+            reward_funcs=make_reward(grading, end_tokens(model, tokenizer), pool),
+            args=trainer_arguments(settings, checkpoints),
             train_dataset=dataset,
             processing_class=tokenizer,
             on_groups=AdvantageShapeRecorder(spool, settings.histogram_every, settings.minibatches),
@@ -80,10 +94,13 @@ def train(
                 ProgressCallback(settings.minibatches),
             ],
         )
-        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
-        save_policy(trainer.model, tokenizer, out)
+        last = _last_checkpoint(checkpoints)
+        if last and _step(last) >= trainer.args.max_steps:
+            model, _ = load_policy(last, dtype="float32")  # the trainer would add a step to it
+        else:
+            trainer.train(resume_from_checkpoint=last and str(last))
+        save_policy(model, tokenizer, out)
         spool.end()
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -108,7 +125,7 @@ def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase)
     prompt = config.prompt
     return Dataset.from_dict(
         {
-            "prompt": render_prompts(texts, tokenizer, prompt.template, prompt.suffix),
+            "prompt": [_prompt(text + prompt.suffix, prompt.template) for text in texts],
             "problem": texts,
             "answer": [problem.answer for problem in problems],
         }
@@ -125,8 +142,8 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
 
     from rsgrpo.training.trainer import RSGRPOConfig
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    parts = settings.minibatches * settings.gradient_accumulation * world
+    rows = settings.prompts_per_step * settings.num_generations
+    parts = settings.minibatches * settings.gradient_accumulation
     arguments: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "advantage": settings.advantage.name,
@@ -134,11 +151,9 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
         "dynamic_sampling": settings.dynamic_sampling,
         "max_refill_rounds": settings.max_refill_rounds,
         "max_steps": settings.steps * settings.minibatches,
-        "per_device_train_batch_size": settings.prompts_per_step
-        * settings.num_generations
-        // parts,
+        "per_device_train_batch_size": rows // parts,
         "gradient_accumulation_steps": settings.gradient_accumulation,
-        "steps_per_generation": settings.minibatches * settings.gradient_accumulation,
+        "steps_per_generation": parts,
         "num_generations": settings.num_generations,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
@@ -162,6 +177,7 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
         "report_to": [],
         "disable_tqdm": True,
     }
+    _refuse_our_own(settings.trl, arguments)
     try:
         return RSGRPOConfig(**{**arguments, **settings.trl})
     except (TypeError, ValueError) as fault:
@@ -194,15 +210,36 @@ def _risk_beta(settings: TrainingConfig) -> float | dict[str, Any]:
     return beta.start if beta.schedule == "constant" else beta.model_dump()
 
 
-def _end_tokens(model: Any) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    return ends if isinstance(ends, list) else [ends]
+def _prompt(text: str, template: str) -> str | list[dict[str, str]]:
+    """Return a prompt as TRL wants it: it applies the chat template to messages itself."""
+    return text if template == "plain" else [{"role": "user", "content": text}]
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def _refuse_several_processes() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: this stage trains in one process; for "
+            "several use RSGRPOTrainer in a script of your own"
+        )
+
+
+def _refuse_our_own(trl: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Refuse TRL arguments that would contradict the config that a run is recorded with."""
+    ours = (set(arguments) - FREE) | {"num_iterations", "generation_batch_size"}
+    if clash := sorted(ours & set(trl)):
+        raise UserError(
+            f"training.trl sets {clash[0]}, which the training branch decides: use its own keys"
+        )
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint: the trainer's state is the last file of one."""
     complete = [c for c in folder.glob("checkpoint-*") if _is_json(c / "trainer_state.json")]
-    return str(max(complete, key=lambda c: int(c.name.split("-")[1]))) if complete else None
+    return max(complete, key=_step, default=None)
 
 
 def _is_json(file: Path) -> bool:

@@ -58,9 +58,10 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Takes the arguments of `trl.GRPOTrainer`, and an `RSGRPOConfig`. Refused at construction, in one
     sentence each: tools, environments, `rollout_func`, image columns, iterable datasets,
     `multi_objective_aggregation` other than `sum_then_normalize`, `scale_rewards` other than its
-    default (the estimator scales), a local batch that splits groups under dynamic sampling, and
-    `save_steps` at which a resumed run could not be bitwise equal. Every other argument works as in
-    TRL.
+    default (the estimator scales), and `save_steps` at which a resumed run could not be bitwise
+    equal; under dynamic sampling also a local batch that splits groups, a KL term (`beta`) and a
+    `loss_type` that is not averaged over the tokens of live groups (`dapo`, `cispo` and `vespo`
+    are). Every other argument works as in TRL.
 
     Args:
         on_groups: Called in each generation step with (step, rewards_PN of the unfiltered first
@@ -73,6 +74,7 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         reward_funcs: Any = None,
         args: RSGRPOConfig | None = None,
         train_dataset: Any = None,
+        *more: Any,
         on_groups: GroupObserver | None = None,
         **kwargs: Any,
     ) -> None:
@@ -82,13 +84,15 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             ValueError: An argument is refused; the sentence says which and what to do.
         """
         args = args or RSGRPOConfig("rs-grpo")
+        if not isinstance(args, RSGRPOConfig):
+            raise ValueError(f"args is a {type(args).__name__}: RSGRPOTrainer needs RSGRPOConfig")
         refuse(args, train_dataset, kwargs)
         self.schedule = _schedule(args.risk_beta)
-        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        super().__init__(model, reward_funcs, args, train_dataset, *more, **kwargs)
         self._on_groups = on_groups
         self._rows: list[dict[str, Any]] = []
         self._rewards: torch.Tensor | None = None
-        self._last_log = (time.perf_counter(), 0.0)
+        self._last_log: tuple[float, float] | None = None
 
     @property
     def risk_beta(self) -> float:
@@ -98,6 +102,8 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = list(inputs)
         self._rewards = None
+        if self._last_log is None:
+            self._last_log = (time.perf_counter(), float(self.state.num_input_tokens_seen))
         batch: dict[str, Any] = super()._generate_and_score_completions(self._rows)
         self._set_advantages(batch)
         return batch
@@ -173,6 +179,8 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             rewards = self._rewards
             drawn += sum(map(len, refill.slots))
             rounds += 1
+        capped = rounds == self.args.max_refill_rounds and not bool(self._live(rewards).all())
+        self._log_metric_now("dynamic_sampling/cap_reached", capped)
         self._log_metric_now("dynamic_sampling/rounds", rounds)
         self._log_metric_now("dynamic_sampling/kept_share", kept_share(self._live(rewards)))
         return rollouts
@@ -250,7 +258,7 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, with tokens per second."""
-        if self.model.training:
+        if self.model.training and self._last_log:
             now, tokens = time.perf_counter(), float(self.state.num_input_tokens_seen)
             before, tokens_before = self._last_log
             logs["tokens_per_second"] = (tokens - tokens_before) / max(now - before, 1e-9)
@@ -336,6 +344,8 @@ def _refuse_settings(args: RSGRPOConfig) -> None:
         raise ValueError(
             f"dynamic_sampling is {args.dynamic_sampling!r}: known are off, drop, refill"
         )
+    if args.dynamic_sampling != "off":
+        _refuse_losses_that_count_silent_rows(args)
     rows = args.per_device_train_batch_size * args.steps_per_generation
     if args.dynamic_sampling != "off" and rows % args.num_generations:
         raise ValueError(
@@ -350,4 +360,17 @@ def _refuse_settings(args: RSGRPOConfig) -> None:
             f"save_steps is {args.save_steps}: save_steps * gradient_accumulation_steps must be a "
             f"multiple of steps_per_generation * num_iterations = {window}, or a resumed run would "
             "differ from an undisturbed one"
+        )
+
+
+def _refuse_losses_that_count_silent_rows(args: RSGRPOConfig) -> None:
+    if args.loss_type not in ("cispo", "dapo", "vespo"):
+        raise ValueError(
+            f"loss_type is {args.loss_type!r}: with dynamic sampling the loss must be averaged "
+            "over the tokens of live groups, as 'dapo' is"
+        )
+    if args.beta:
+        raise ValueError(
+            f"beta is {args.beta}: with dynamic sampling a KL term would count tokens of silent "
+            "groups, set it to 0 or dynamic_sampling to 'off'"
         )

@@ -11,6 +11,8 @@ from rsgrpo.config import Config, load_config
 from rsgrpo.data.jsonl import read_problems
 from rsgrpo.data.prepare import prepare, read_benchmarks
 from rsgrpo.errors import UserError
+from rsgrpo.stages import find, run
+from rsgrpo.study import prepared
 
 
 def test_splits_pool_and_corpus_do_not_share_held_out_prompts(tmp_path: Path) -> None:
@@ -40,12 +42,17 @@ def test_files_of_ones_own_become_training_set_and_benchmarks(tmp_path: Path) ->
     rows = [{"id": f"p{i}", "problem": f"1 + {i}?", "answer": 1 + i} for i in range(4)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "c.yaml").write_text(
-        "data: {source: jsonl, train: mine.jsonl, benchmarks: {mine: mine.jsonl}, limit: 3}"
+        "data: {source: jsonl, train: mine.jsonl, benchmarks: {mine: mine.jsonl}, limit: 3}\n"
+        "grading: {verifier: math_verify}"
     )
-    prepare(load_config(tmp_path / "c.yaml"), out=tmp_path / "out")
-    assert len(read_problems(tmp_path / "out" / "train.jsonl")) == 3
-    [problem, *_] = read_benchmarks(tmp_path / "out", "test")["mine"]
+    node = prepared(load_config(tmp_path / "c.yaml"))
+    out = run(tmp_path, node)
+    assert len(read_problems(out / "train.jsonl")) == 3
+    [problem, *_] = read_benchmarks(out, "test")["mine"]
     assert problem == ("p0", "1 + 0?", "1", "mine")
+    (tmp_path / "mine.jsonl").write_text(json.dumps({**rows[0], "answer": "edited"}) + "\n")
+    assert find(tmp_path, node) is None
+    assert read_problems(run(tmp_path, node) / "train.jsonl")[0].answer == "edited"
 
 
 @pytest.mark.parametrize(

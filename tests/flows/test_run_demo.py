@@ -236,8 +236,8 @@ def stage_pids(out: Path) -> list[int]:
 def running(out: Path, stage: str) -> bool:
     """Whether a stage has begun its work and not finished it."""
     begun = {
-        "pretrain": lambda folder: (folder / "checkpoint.pt").exists(),
-        "train": lambda folder: any((folder / "checkpoints").glob("checkpoint-*")),
+        "pretrain": lambda folder: (folder / ".work" / "checkpoint.pt").exists(),
+        "train": lambda folder: any((folder / ".work").glob("checkpoint-*")),
         "sample": lambda folder: any(folder.glob("*/part-*.parquet")),
         "grade": lambda folder: folder.exists(),
     }[stage]

@@ -65,7 +65,7 @@ def test_each_step_is_recorded_with_its_unfiltered_first_pass(
         assert values["pass_at_1"] == pytest.approx(values["reward"])
         assert values["pass_at_8"] == pytest.approx(1 - values["frac_all_fail"])
     shapes = [record for record in records if record["kind"] == "table"]
-    assert [shape["step"] for shape in shapes] == [0, 2]
+    assert [shape["step"] for shape in shapes] == [1, 2, 4]
     assert sum(shapes[0]["data"]["groups"]) == 8
     assert records[-1] == {**records[-1], "kind": "end", "status": "FINISHED"}
 
@@ -87,11 +87,46 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         train_into(tmp_path / "cut", tiny_config, base)
     monkeypatch.setattr(SpoolCallback, "on_log", on_log)
-    assert list((tmp_path / "cut" / "checkpoints").glob("checkpoint-4"))
+    assert list((tmp_path / "cut" / ".work").glob("checkpoint-4"))
     train_into(tmp_path / "cut", tiny_config, base)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
-    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_a_run_killed_after_its_last_checkpoint_trains_no_further_step(
+    tmp_path: Path, tiny_config: Config, base: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rsgrpo.training import train as stage
+
+    train_into(tmp_path / "whole", tiny_config, base)
+    save = stage.save_policy
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "save_policy", die)
+    with pytest.raises(KeyboardInterrupt):
+        train_into(tmp_path / "cut", tiny_config, base)
+    monkeypatch.setattr(stage, "save_policy", save)
+    records = train_into(tmp_path / "cut", tiny_config, base)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert [record["step"] for record in records if record["kind"] == "metrics"] == [1, 2, 3, 4]
+
+
+def test_a_bfloat16_checkpoint_is_trained_in_float32(
+    tmp_path: Path, tiny_config: Config, base: tuple[Path, Path]
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from rsgrpo.policy.load import load_policy, save_policy
+
+    model, tokenizer = load_policy(base[1])
+    save_policy(model.to(torch.bfloat16), tokenizer, tmp_path / "half")
+    train_into(tmp_path / "run", tiny_config, (base[0], tmp_path / "half"))
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
 def test_the_trainer_opens_no_socket_and_no_tracking_database(
@@ -103,7 +138,7 @@ def test_the_trainer_opens_no_socket_and_no_tracking_database(
     report = tmp_path / "report.json"
     command = [sys.executable, str(TOOLS / "watch_opens.py"), str(report)]
     done = subprocess.run(
-        [*command, "-m", "rsgrpo.stages", str(tiny_root)],
+        [*command, "-m", "rsgrpo.stages", str(tiny_root), str(os.getpid())],
         input=node_to_json(node),
         text=True,
         capture_output=True,
@@ -123,13 +158,16 @@ def test_settings_that_the_trainer_refuses_are_one_sentence(tmp_path: Path) -> N
     config = load_config(None, [*TINY, "training.trl={loss_typ: dapo}"])
     with pytest.raises(UserError, match="loss_typ"):
         trainer_arguments(config.training, tmp_path)
+    config = load_config(None, [*TINY, "training.trl={seed: 5}"])
+    with pytest.raises(UserError, match=r"training\.trl sets seed"):
+        trainer_arguments(config.training, tmp_path)
 
 
 def test_a_setting_that_only_the_trainer_can_judge_is_one_sentence_too(
     tmp_path: Path, base: tuple[Path, Path]
 ) -> None:
-    config = load_config(None, [*TINY, "training.trl={save_steps: 3}"])
-    with pytest.raises(UserError, match=r"save_steps is 3.*multiple of .* = 2"):
+    config = load_config(None, [*TINY, "training.trl={loss_type: grpo}"])
+    with pytest.raises(UserError, match="loss_type is 'grpo': with dynamic sampling"):
         train_into(tmp_path, config, base)
 
 
