@@ -161,7 +161,12 @@ def test_score_counts_answers_solutions_and_trees(tmp_path):
 
 def test_score_writes_rows_with_identity_and_only_the_k_that_exist(tmp_path):
     write_graded(tmp_path / "graded.parquet", counts("a", "1", 0, 4) + counts("b", "1", 0, 4))
-    config = Config.model_validate({"grading": {"verifier": "math_verify"}})
+    config = Config.model_validate(
+        {
+            "data": {"source": "jsonl", "train": "t.jsonl"},
+            "grading": {"verifier": "math_verify"},
+        }
+    )
     score(config, graded=tmp_path, identity=IDENTITY, out=tmp_path / "out")
     rows = json.loads((tmp_path / "out" / "passk.json").read_text())
     assert set(rows[0]) == set(PassKRow._fields)
