@@ -57,4 +57,5 @@ def _show(summary: dict[str, Any], headline_k: int, out: Path) -> None:
     typer.echo(table(rows))
     typer.echo(f"\n{summary['sentence']}\n")
     typer.echo(f"report   {(out / 'report.html').resolve()}")
-    typer.echo(f"MLflow   mlflow server --backend-store-uri sqlite:///{store} --port 5000")
+    mlflow = Path(sys.executable).with_name("mlflow")
+    typer.echo(f"MLflow   {mlflow} server --backend-store-uri sqlite:///{store} --port 5000")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +79,7 @@ def train(
     grading = config.grading
     with (
         Spool(out / SPOOL_NAME, training_run(str(identity["policy"]), out)) as spool,
+        _ending(spool),
         GradingPool.from_config(grading) as pool,
     ):
         _start(spool, config, identity)
@@ -100,7 +103,6 @@ def train(
         else:
             trainer.train(resume_from_checkpoint=last and str(last))
         save_policy(model, tokenizer, out)
-        spool.end()
 
 
 def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -230,6 +232,18 @@ def _refuse_our_own(trl: dict[str, Any], arguments: dict[str, Any]) -> None:
         raise UserError(
             f"training.trl sets {clash[0]}, which the training branch decides: use its own keys"
         )
+
+
+@contextmanager
+def _ending(spool: Spool) -> Iterator[None]:
+    """Record how the run ended; one that goes on later is opened again."""
+    try:
+        yield
+    except BaseException as fault:
+        with suppress(OSError):
+            spool.end("KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED")
+        raise
+    spool.end()
 
 
 def _step(checkpoint: Path) -> int:

@@ -67,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_arguments: list[str]
     assert done.returncode == 0, done.stderr
     assert "RS-GRPO (beta 4) solves" in done.stdout
     assert f"report   {out}/report.html" in done.stdout
-    assert f"mlflow server --backend-store-uri sqlite:///{out}/mlflow.db" in done.stdout
+    assert f"/mlflow server --backend-store-uri sqlite:///{out}/mlflow.db" in done.stdout
     assert "left" in done.stderr or "analysing" in done.stderr
     return out
 

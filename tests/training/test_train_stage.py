@@ -88,6 +88,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         train_into(tmp_path / "cut", tiny_config, base)
     monkeypatch.setattr(SpoolCallback, "on_log", on_log)
     assert list((tmp_path / "cut" / ".work").glob("checkpoint-4"))
+    *_, last = read_spool(tmp_path / "cut" / "spool.jsonl")
+    assert last["status"] == "KILLED"
     train_into(tmp_path / "cut", tiny_config, base)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
