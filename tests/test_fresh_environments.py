@@ -12,7 +12,7 @@ CHECKOUT = Path(__file__).parents[1]
 PASSK = """
 import numpy, sys
 from rsgrpo.evaluation.passk import pass_at_k
-print(pass_at_k([1], [4], [1, 4]).tolist())
+print(pass_at_k([1], [4], [1, 4]).round(12).tolist())
 print([name for name in ("torch", "pyarrow", "pydantic", "mlflow") if name in sys.modules])
 """
 ADVANTAGE = """
