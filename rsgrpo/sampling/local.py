@@ -33,27 +33,39 @@ def sample_stage(config: Config, *, data: Path, policy: str | Path, out: Path) -
         UserError: There is no benchmark, or `out` holds samples drawn under other settings.
     """
     problems = read_benchmarks(data, config.sampling.split)
-    sample(policy, problems, config.sampling, config.prompt, out, _print_progress())
+    settings = config.sampling
+    sample(
+        policy,
+        problems,
+        settings.n,
+        out=out,
+        settings=settings,
+        prompt=config.prompt,
+        progress=_print_progress(),
+    )
 
 
 def sample(
     policy: str | Path,
     problems: Mapping[str, Sequence[Problem]],
-    settings: SamplingConfig,
-    prompt: PromptConfig,
+    n: int,
+    *,
     out: Path,
+    settings: SamplingConfig = SamplingConfig(),
+    prompt: PromptConfig = PromptConfig(),
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Draw `settings.n` completions of every problem and write them as Parquet parts.
+    """Draw `n` completions of every problem and write them as Parquet parts.
 
     Only parts that are missing are drawn; killed at any moment, the next call draws the rest.
 
     Args:
         policy: A policy directory or a hub id.
         problems: The problems of each benchmark, by name.
-        settings: Number of samples, batch size, temperature, top-p, length limit, seed.
-        prompt: How a problem becomes a prompt.
+        n: Samples of each problem; it takes the place of `settings.n`.
         out: Where the parts go.
+        settings: Batch size, temperature, top-p, length limit, seed.
+        prompt: How a problem becomes a prompt.
         progress: Called with (parts done, parts in all).
 
     Returns:
@@ -62,7 +74,8 @@ def sample(
     Raises:
         UserError: The policy cannot be loaded, or `out` holds samples drawn under other settings.
     """
-    parts = plan_parts(problems, settings.n, settings.batch_size, settings.seed)
+    settings = settings.model_copy(update={"n": n})
+    parts = plan_parts(problems, n, settings.batch_size, settings.seed)
     named = {"policy": Path(policy).name}
     bind_settings(out, {**settings.model_dump(), **prompt.model_dump(), **named})
     missing = [part for part in parts if not part.path(out).exists()]

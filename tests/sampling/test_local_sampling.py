@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from rsgrpo.config import Config, PromptConfig, SamplingConfig
+from rsgrpo.config import Config, SamplingConfig
 from rsgrpo.errors import UserError
 from rsgrpo.policy.load import save_policy
 from rsgrpo.policy.tiny import build_model, build_tokenizer
@@ -19,7 +20,11 @@ PROBLEMS = {
     "easy": [Problem("a", "1 2 3 > 6 :", "6"), Problem("b", "1 2 4 > 7 :", "7")],
     "hard": [Problem("c", "2 3 4 > 24 :", "24")],
 }
-SETTINGS = SamplingConfig(n=10, batch_size=8, seed=5)
+SETTINGS = SamplingConfig(batch_size=8, seed=5)
+
+
+def draw(policy: Path, out: Path, settings: SamplingConfig = SETTINGS, **more: Any) -> list[Path]:
+    return sample(policy, PROBLEMS, 10, out=out, settings=settings, **more)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def test_parts_are_fixed_lists_with_seeds_of_their_own() -> None:
 
 
 def test_missing_parts_are_redrawn_exactly(policy: Path, tmp_path: Path) -> None:
-    files = sample(policy, PROBLEMS, SETTINGS, PromptConfig(), tmp_path)
+    files = draw(policy, tmp_path)
     before = list(read_parts(tmp_path))
     assert len(before) == 30
     assert {(b, s.problem_id, s.sample_index) for b, s in before} == {
@@ -55,17 +60,17 @@ def test_missing_parts_are_redrawn_exactly(policy: Path, tmp_path: Path) -> None
     files[4].with_suffix(".partial").write_bytes(b"torn")
     files[4].unlink()
     drawn = []
-    sample(policy, PROBLEMS, SETTINGS, PromptConfig(), tmp_path, lambda *at: drawn.append(at))
+    draw(policy, tmp_path, progress=lambda *at: drawn.append(at))
     assert drawn == [(4, 5), (5, 5)]
     assert list(read_parts(tmp_path)) == before
     assert files[0].stat().st_mtime_ns == untouched
 
 
 def test_other_settings_refuse_to_mix(policy: Path, tmp_path: Path) -> None:
-    sample(policy, PROBLEMS, SETTINGS, PromptConfig(), tmp_path)
+    draw(policy, tmp_path)
     warmer = SETTINGS.model_copy(update={"temperature": 0.7})
     with pytest.raises(UserError, match=r"temperature = 1\.0, not 0\.7"):
-        sample(policy, PROBLEMS, warmer, PromptConfig(), tmp_path)
+        draw(policy, tmp_path, settings=warmer)
 
 
 def test_a_completion_ends_with_its_first_end_token() -> None:
