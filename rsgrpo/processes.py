@@ -6,7 +6,6 @@ read off them. A child dies with its parent, and takes its own children along.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -39,7 +38,6 @@ _STAGE_OF = {
     "sampling": "sample",
     "grading": "grade",
 }
-_PR_SET_PDEATHSIG = 1
 
 
 class Progress(NamedTuple):
@@ -128,13 +126,6 @@ def end_process(process: subprocess.Popen[bytes], grace: float = 2.0) -> None:
         process.wait(grace)
     _signal_group(process, signal.SIGKILL)
     process.wait()
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the system to kill this process when its parent is gone, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, Union
 
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError, explain_os_error
+from rsgrpo.lifeline import die_with_parent
 
 MANIFEST = "manifest.json"
 WORK = ".work"
@@ -345,8 +346,6 @@ def _node(tree: Any) -> Any:
 
 def main() -> int:
     """Run the node on standard input: arguments are the root and the parent's process id."""
-    from rsgrpo.processes import die_with_parent
-
     die_with_parent(int(sys.argv[2]))
     try:
         run(Path(sys.argv[1]), node_from_json(sys.stdin.read()))

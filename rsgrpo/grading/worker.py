@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 from rsgrpo.grading.verify import Check, check
+from rsgrpo.lifeline import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _MIB = 2**20
 
 
@@ -101,7 +100,7 @@ def _work(pipe: Connection, supervisor: int, limits: Limits) -> NoReturn:
     # An exception ends the process without a word: the supervisor sees a worker that died.
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _die_with(supervisor)
+        die_with_parent(supervisor)
         _close_all_but(pipe)
         bloat = _limit_memory(limits.memory_mib)
         while True:
@@ -109,12 +108,6 @@ def _work(pipe: Connection, supervisor: int, limits: Limits) -> NoReturn:
             result = check(gold, text, limits.mode)
             pipe.send((tuple(result), _address_space() > bloat))
     finally:
-        os._exit(1)
-
-
-def _die_with(supervisor: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:
         os._exit(1)
 
 
