@@ -58,4 +58,5 @@ def _show(summary: dict[str, Any], headline_k: int, out: Path) -> None:
     typer.echo(f"\n{summary['sentence']}\n")
     typer.echo(f"report   {(out / 'report.html').resolve()}")
     mlflow = Path(sys.executable).with_name("mlflow")
-    typer.echo(f"MLflow   {mlflow} server --backend-store-uri sqlite:///{store} --port 5000")
+    server = f"{mlflow} server --backend-store-uri sqlite:///{store} --port 5000"
+    typer.echo(f"MLflow   DO_NOT_TRACK=1 {server}")
