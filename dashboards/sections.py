@@ -139,7 +139,9 @@ def _bandit_twin(tables: Tables) -> twins.Twin:
 def _ground(rows: Sequence[Row]) -> str:
     samples = span([row["n_samples"] for row in rows])
     prompts = span([row["n_prompts"] for row in rows])
-    return f"{samples} samples for each of {prompts} prompts, seeds {_seeds(rows)}."
+    seeds = _seeds(rows)
+    noun = "seeds" if "," in seeds else "seed"
+    return f"{samples} samples for each of {prompts} prompts, {noun} {seeds}."
 
 
 def _seeds(rows: Sequence[Row]) -> str:
@@ -152,7 +154,8 @@ def _bootstrap(tables: Tables, name: str = "bootstrap") -> str:
     resamples = study(tables).get("resamples")
     times = f", {resamples:,} resamples" if resamples else ""
     level = study(tables).get("level") or 0.95
-    return f"Interval: {level:.0%}, {name} over prompts and seeds{times}."
+    drawn = "prompts and seeds" if len(study(tables).get("seeds") or []) > 1 else "prompts"
+    return f"Interval: {level:.0%}, {name} over {drawn}{times}."
 
 
 def _listed(names: Sequence[str]) -> str:

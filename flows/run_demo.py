@@ -122,14 +122,13 @@ class ProgressLine:
         self._began = self._shown = time.monotonic()
 
     def show(self, progress: Progress) -> None:
-        """Show what runs, the share done and the time left, where it is time to."""
+        """Show what runs and the time left, where it is time to."""
         now = time.monotonic()
         if now - self._shown < self._every:
             return
         self._shown = now
-        share = progress.done / max(progress.total, 1e-9)
         text = (
-            f"{share:4.0%}  {_clock(now - self._began)} gone, about "
+            f"{_clock(now - self._began)} gone, about "
             f"{_clock(progress.seconds_left)} left  {', '.join(progress.running)}"
         )
         if sys.stderr.isatty():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -42,7 +43,10 @@ Root = Annotated[Path, typer.Option("--out", help="Folder of all results; reused
 
 @app.command()
 def train(config: ConfigFile = None, set_: Overrides = None, out: Root = Path("runs")) -> None:
-    """Train one policy with the config's `training` branch; prints its directory."""
+    """Train one policy with the config's `training` branch; prints its directory.
+
+    Without a config it is the embedded Countdown policy, pre-trained here first.
+    """
     from rsgrpo.config import load_config
     from rsgrpo.stages import run
     from rsgrpo.study import base_policy, prepared, trained_run
@@ -67,7 +71,10 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
 ) -> None:
-    """Sample, grade and score a policy on the config's benchmarks."""
+    """Sample, grade and score a policy on the config's benchmarks.
+
+    Without a config it is the embedded Countdown policy, pre-trained here first.
+    """
     from rsgrpo.config import load_config
     from rsgrpo.stages import run
     from rsgrpo.study import base_policy, base_run, prepared
@@ -109,7 +116,7 @@ def passk(
     graded: Annotated[Path, typer.Argument(help="Parquet file written by `rsgrpo grade`.")],
     k: Annotated[str | None, typer.Option("--k", help="Values of k: 1,2,4,8.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", min=100)] = 2000,
 ) -> None:
     """Print unbiased pass@k of graded completions with 95% intervals over prompts."""
     from rsgrpo.evaluation.score import passk_file
@@ -147,11 +154,17 @@ def sync(
     from rsgrpo.tracking.sender import sync as ship
 
     summary = ship(root, tracking_uri)
-    typer.echo("  ".join(f"{name} {value}" for name, value in summary._asdict().items()))
+    typer.echo(
+        f"{summary.runs} runs, {summary.metrics} numbers, {summary.tables} tables and "
+        f"{summary.artifacts} artifacts shipped to {summary.tracking_uri}"
+    )
+    for path in summary.missing:
+        print(f"warning: {path} was recorded and is not on disk", file=sys.stderr)
 
 
 def main() -> None:
     """Run a verb; a fault of the user's is one sentence and exit status 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their callers
     for entry in entry_points(group="rsgrpo.commands"):
         _add(entry)
     try:
@@ -188,7 +201,7 @@ def _missing_package(fault: ModuleNotFoundError) -> str:
     extra = EXTRAS.get(package)
     if extra is None:
         raise fault
-    return f"this needs the package {package}: pip install 'rsgrpo[{extra}]'"
+    return f"this needs the package {package}: install the extra, pip install -e '.[{extra}]'"
 
 
 def _read_ks(text: str | None) -> tuple[int, ...] | None:

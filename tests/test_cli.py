@@ -53,6 +53,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["grade", "nowhere.jsonl", "-o", "out.parquet"], "nowhere.jsonl does not exist"),
         (["passk", "nowhere.parquet"], "nowhere.parquet"),
         (["passk", "x.parquet", "--k", "one"], "--k is 'one'"),
+        (["grade", "x.jsonl", "-o", "y.parquet", "--timeout", "-1"], "timeout"),
         (["report", "nowhere"], "nowhere"),
         (["sync", "nowhere"], "nowhere is not a folder"),
         (["bandit", "--pulls", "15"], "15"),

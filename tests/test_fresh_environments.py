@@ -77,8 +77,8 @@ def test_a_verb_of_another_floor_says_that_it_needs_a_checkout(fresh: Environmen
 @pytest.mark.slow
 def test_a_verb_without_its_packages_names_the_extra(fresh: Environment) -> None:
     for arguments, extra in (
-        (["sync", "."], "rsgrpo[track]"),
-        (["grade", "rollouts.jsonl", "-o", "g.parquet"], "rsgrpo[grade]"),
+        (["sync", "."], "pip install -e '.[track]'"),
+        (["grade", "rollouts.jsonl", "-o", "g.parquet"], "pip install -e '.[grade]'"),
     ):
         (fresh.folder / "spool.jsonl").touch()
         row = '{"problem_id": "p", "problem": "x", "answer": "1", "sample_index": 0, '

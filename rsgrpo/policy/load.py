@@ -64,6 +64,12 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     tokenizer.save_pretrained(folder)
 
 
+def refuse_missing_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    """Raise a UserError where `chat` is asked of a tokenizer without a chat template."""
+    if template == "chat" and not tokenizer.chat_template:
+        raise UserError("prompt.template is chat, but the policy has no chat template: use plain")
+
+
 def render_prompts(
     problems: list[str], tokenizer: PreTrainedTokenizerBase, template: str, suffix: str
 ) -> list[str]:
@@ -81,8 +87,7 @@ def render_prompts(
     texts = [problem + suffix for problem in problems]
     if template == "plain":
         return texts
-    if not tokenizer.chat_template:
-        raise UserError("prompt.template is chat, but the policy has no chat template: use plain")
+    refuse_missing_template(tokenizer, template)
     return [
         str(
             tokenizer.apply_chat_template(

@@ -79,9 +79,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         now = time.monotonic()
         done = state.global_step - self._first
         finished = state.global_step >= state.max_steps
-        if done and (finished or now - self._printed >= self.every_seconds):
-            left = (now - self._began) / done * (state.max_steps - state.global_step)
-            reward = (logs or {}).get("first_pass/reward", float("nan"))
+        reward = (logs or {}).get("first_pass/reward")
+        if reward is not None and (finished or now - self._printed >= self.every_seconds):
+            left = (now - self._began) / max(done, 1) * (state.max_steps - state.global_step)
             step, steps = (n // self.updates_per_step for n in (state.global_step, state.max_steps))
             print(
                 f"training: step {step} of {steps}, reward {reward:.3f}, {left:.0f} s left",

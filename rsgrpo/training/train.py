@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rsgrpo.config import Config, TrainingConfig, flatten
 from rsgrpo.data.jsonl import read_problems
 from rsgrpo.errors import UserError
-from rsgrpo.policy.load import end_tokens, load_policy, save_policy
+from rsgrpo.policy.load import end_tokens, load_policy, refuse_missing_template, save_policy
 from rsgrpo.stages import WORK
 from rsgrpo.tracking.journal import record_dataset, record_environment, training_run
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool
@@ -75,6 +75,7 @@ def train(
     settings, checkpoints = config.training, out / WORK
     # Weights stay in float32, as in TRL: updates of 1e-6 vanish in bfloat16.
     model, tokenizer = load_policy(policy, dtype="float32")
+    refuse_missing_template(tokenizer, config.prompt.template)
     dataset = training_set(config, data, tokenizer)
     grading = config.grading
     with (

@@ -173,6 +173,14 @@ def test_a_setting_that_only_the_trainer_can_judge_is_one_sentence_too(
         train_into(tmp_path, config, base)
 
 
+def test_a_policy_without_chat_template_is_refused_where_one_is_asked_for(
+    tmp_path: Path, base: tuple[Path, Path]
+) -> None:
+    config = load_config(None, [*TINY, "prompt.template=chat"])
+    with pytest.raises(UserError, match="the policy has no chat template: use plain"):
+        train_into(tmp_path, config, base)
+
+
 def test_a_training_set_smaller_than_a_step_is_refused(
     tmp_path: Path, base: tuple[Path, Path]
 ) -> None:
