@@ -40,7 +40,7 @@ class Supervisor:
         if importlib.util.find_spec("math_verify") is None:
             raise UserError(
                 "grading with math_verify needs the package math-verify, which is not installed: "
-                "run pip install 'rsgrpo[grade]'"
+                "install the extra, pip install -e '.[grade]'"
             )
         self.caller = os.getpid()
         # Between two results a task may run, die, and run again.

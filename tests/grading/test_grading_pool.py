@@ -206,5 +206,5 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from rsgrpo.errors import UserError
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with GradingPool() as pool, pytest.raises(UserError, match=r"rsgrpo\[grade\]"):
+    with GradingPool() as pool, pytest.raises(UserError, match=r"pip install -e '\.\[grade\]'"):
         pool.grade([boxed("5", "10/2")])
