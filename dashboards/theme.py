@@ -14,7 +14,6 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 MAX_TRACES = 50
-NARROW = 390
 INK, GRID, PANEL = "#1F2328", "#D5DAE0", "#FFFFFF"
 CONFIG: dict[str, Any] = {
     "showSendToCloud": False,

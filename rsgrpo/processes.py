@@ -41,10 +41,8 @@ _STAGE_OF = {
 
 
 class Progress(NamedTuple):
-    """How far a set of nodes is: work done and in all (weighted), what runs, seconds left."""
+    """How far a set of nodes is: what runs, and about how many seconds are left."""
 
-    done: float
-    total: float
     running: tuple[str, ...]
     seconds_left: float
 
@@ -194,7 +192,7 @@ class _Clock:
         side_by_side = min(len(running) + len(waiting), self._workers) or 1
         left = (now / side_by_side + self._later / self._workers) / speed
         names = tuple(child.node.name for child in running)
-        return Progress(done, self._total, names, left)
+        return Progress(names, left)
 
 
 def _unfinished(root: Path, node: Node, counted: set[tuple[str, str]]) -> float:
