@@ -20,7 +20,8 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of all results.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Base, GRPO, beta 4, one seed.")] = False,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Another study as a YAML file.")
+        list[Path] | None,
+        typer.Option("--config", "-c", help="Another study as a YAML file (repeatable)."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override: training.steps=20 (repeatable).")

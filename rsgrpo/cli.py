@@ -34,7 +34,10 @@ EXTRAS = {
     "plotly": "dashboards",
 }
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Study as a YAML file.")]
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="Study as a YAML file (repeatable: later files win)."),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override: training.risk_beta=4 (repeatable).")
 ]
@@ -42,7 +45,7 @@ Root = Annotated[Path, typer.Option("--out", help="Folder of all results; reused
 
 
 @app.command()
-def train(config: ConfigFile = None, set_: Overrides = None, out: Root = Path("runs")) -> None:
+def train(config: ConfigFiles = None, set_: Overrides = None, out: Root = Path("runs")) -> None:
     """Train one policy with the config's `training` branch; prints its directory.
 
     Without a config it is the embedded Countdown policy, pre-trained here first.
@@ -63,7 +66,7 @@ def train(config: ConfigFile = None, set_: Overrides = None, out: Root = Path("r
 
 @app.command()
 def evaluate(
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     set_: Overrides = None,
     out: Root = Path("runs"),
     policy: Annotated[
@@ -90,6 +93,21 @@ def evaluate(
     end_study(out, study, scores={evaluated.name: scored}, trainings={}, files={})
     rows = json.loads((scored / "passk.json").read_text(encoding="utf-8"))
     _print_rows(rows, as_json)
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFiles = None,
+    set_: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Print the whole config that files and overrides add up to."""
+    import yaml
+
+    from rsgrpo.config import load_config
+
+    tree = load_config(config, set_ or ()).model_dump(mode="json")
+    typer.echo(json.dumps(tree) if as_json else yaml.safe_dump(tree, sort_keys=False).rstrip())
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """One tree of frozen models: every setting of a study, its vetted value the default of its class.
 
-A YAML file in `configs/` names only what differs. `--set training.risk_beta=4` overrides a key.
+A YAML file in `configs/` names only what differs; several are laid over each other, and
+`--set training.risk_beta=4` overrides a key.
 Each stage depends on one branch of the tree, so that a changed setting redoes no more than it must.
 """
 
@@ -12,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from rsgrpo.config_files import Layer, merged, read_layers, source_of
 from rsgrpo.errors import UserError
 
 ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
@@ -196,10 +197,14 @@ class TrainingConfig(Model):
 
 
 class SamplingConfig(Model):
-    """How completions are drawn for evaluation: `n` for each problem of the split."""
+    """How completions are drawn for evaluation: `n` for each problem of the split.
+
+    `n_of` takes the place of `n` for the benchmarks that it names.
+    """
 
     split: Literal["development", "test"] = "development"
     n: int = Field(256, ge=1)
+    n_of: dict[str, Annotated[int, Field(ge=1)]] = {}
     batch_size: int = Field(2048, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -218,10 +223,22 @@ class GradingConfig(Model):
 
 
 class PromptConfig(Model):
-    """How a problem becomes a prompt: as it stands, or through the checkpoint's chat template."""
+    """How a problem becomes a prompt; the templates' texts are in `policy/prompts.py`.
 
-    template: Literal["plain", "chat"] = "plain"
+    `system` is the system message of the chat template.
+    """
+
+    template: Literal["plain", "chat", "qwen_math"] = "plain"
+    system: str = ""
     suffix: str = ""
+
+    @model_validator(mode="after")
+    def _only_chat_has_a_system_message(self) -> PromptConfig:
+        if self.system and self.template != "chat":
+            raise ValueError(
+                f"prompt.system is for the template chat, not {self.template}: remove one of them"
+            )
+        return self
 
 
 class EvaluationConfig(Model):
@@ -249,6 +266,26 @@ class StudyConfig(Model):
         return self
 
 
+class PlanConfig(Model):
+    """What the dry run's estimates assume; no stage reads it.
+
+    `parameters` and what follows it describe a checkpoint that is not on this disk. The device is
+    an H100 SXM unless said otherwise: 989 TFLOP/s dense in bfloat16, 80 GiB. The shares of that
+    speed which generation and updates reach are guesses, and `prompt_tokens` is one too.
+    """
+
+    parameters: int | None = Field(None, ge=1)
+    layers: int | None = Field(None, ge=1)
+    hidden_size: int | None = Field(None, ge=1)
+    kv_size: int | None = Field(None, ge=1)
+    vocabulary: int | None = Field(None, ge=1)
+    prompt_tokens: int = Field(256, ge=1)
+    device_tflops: float = Field(989.0, gt=0)
+    device_gib: float = Field(80.0, gt=0)
+    generation_share: float = Field(0.05, gt=0, le=1)
+    update_share: float = Field(0.3, gt=0, le=1)
+
+
 class Config(Model):
     """A whole study: data, policy, training, sampling, grading, evaluation and what to compare."""
 
@@ -261,6 +298,7 @@ class Config(Model):
     grading: GradingConfig = GradingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     study: StudyConfig = StudyConfig()
+    plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
     def _verifier_fits_the_data(self) -> Config:
@@ -273,24 +311,24 @@ class Config(Model):
         return self
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file (or the defaults) and apply overrides such as `training.risk_beta=4`.
+def load_config(paths: Path | Sequence[Path] | None, overrides: Sequence[str] = ()) -> Config:
+    """Read YAML files (or the defaults) and apply overrides such as `training.risk_beta=4`.
 
     Args:
-        path: The YAML file, or None for the defaults alone. Paths inside it are relative to it.
+        paths: One YAML file or several, of which later ones win, branch by branch; None for the
+            defaults alone. Paths inside a file are relative to it.
         overrides: `dotted.key=value` strings; values are read as YAML.
 
     Raises:
-        UserError: The file is missing or no YAML mapping, or a key or value is not allowed; the
-            sentence names the key, the value met and the nearest known name.
+        UserError: A file is missing or no YAML mapping, or a key or value is not allowed; the
+            sentence names the key, the file that holds it, the value met and the nearest known
+            name.
     """
-    tree = _anchored(_read_yaml(path), path.parent) if path else {}
-    for override in overrides:
-        _apply_override(tree, override)
+    layers = read_layers([paths] if isinstance(paths, Path) else paths or (), overrides)
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(merged(layers))
     except ValidationError as fault:
-        raise UserError(_first_fault(fault, path)) from None
+        raise UserError(_first_fault(fault, layers)) from None
 
 
 def math_grading(**settings: Any) -> GradingConfig:
@@ -302,7 +340,7 @@ def math_grading(**settings: Any) -> GradingConfig:
     try:
         return GradingConfig(verifier="math_verify", **settings)
     except ValidationError as fault:
-        raise UserError(_first_fault(fault, None)) from None
+        raise UserError(_first_fault(fault, ())) from None
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
@@ -321,55 +359,10 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, tree
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"config file {path} does not exist: check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        detail = " ".join(str(fault).split())
-        raise UserError(f"config file {path} is not valid YAML: {detail}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"config file {path} holds a {type(tree).__name__}, not a mapping of keys")
-    return tree
-
-
-def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the paths of a file relative to its folder; a checkpoint only where it lies there."""
-    data, policy = tree.get("data"), tree.get("policy")
-    if isinstance(data, dict):
-        if isinstance(data.get("train"), str):
-            data["train"] = str(folder / data["train"])
-        if isinstance(data.get("benchmarks"), dict):
-            files = data["benchmarks"].items()
-            data["benchmarks"] = {name: str(folder / str(file)) for name, file in files}
-    if isinstance(policy, dict) and isinstance(policy.get("checkpoint"), str):
-        beside = folder / policy["checkpoint"]
-        policy["checkpoint"] = str(beside) if beside.exists() else policy["checkpoint"]
-    return tree
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override!r} has no value: write --set training.risk_beta=4")
-    *branch, leaf = key.split(".")
-    for name in branch:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise UserError(f"--set {override!r}: {name} is a value, not a branch of the config")
-    try:
-        tree[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override!r}: {text!r} is not a valid value") from None
-
-
-def _first_fault(fault: ValidationError, path: Path | None) -> str:
+def _first_fault(fault: ValidationError, layers: Sequence[Layer]) -> str:
     error = max(fault.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     where = _without_union_tags(error["loc"])
-    key, source = ".".join(where), f" in {path}" if path else ""
+    key, source = ".".join(where), source_of(where, layers)
     if error["type"] == "extra_forbidden":
         return f"{unknown('config key', key, _siblings(where))}{source}"
     message = error["msg"].removeprefix("Value error, ")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rsgrpo.config import Config, load_config
 from tests.conftest import missing
 
 HEAVY = ("torch", "mlflow", "prefect", "optuna", "pandas", "transformers", "pyarrow", "plotly")
@@ -107,3 +108,16 @@ def test_real_rollouts_are_graded_and_scored(shared_data: Path, tmp_path: Path) 
         assert row["benchmark"] == "qwen25math_cot100x8"
         assert row["low"] <= row["pass_at_k"] <= row["high"]
         assert (row["n_samples"], row["n_prompts"]) == (8, 100)
+
+
+def test_the_resolved_config_is_printed_as_yaml_and_as_one_line_of_json(tmp_path: Path) -> None:
+    for name, text in (("a", "training: {steps: 7}"), ("b", "training: {risk_beta: 4}")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    files = ["-c", str(tmp_path / "a.yaml"), "-c", str(tmp_path / "b.yaml")]
+    whole = load_config([tmp_path / "a.yaml", tmp_path / "b.yaml"], ["name=x"])
+    printed = rsgrpo("config", *files, "--set", "name=x").stdout
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert load_config(tmp_path / "printed.yaml") == whole
+    [line] = rsgrpo("config", *files, "--set", "name=x", "--json").stdout.splitlines()
+    assert Config.model_validate_json(line) == whole
+    assert (whole.training.steps, whole.training.risk_beta) == (7, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -262,3 +263,80 @@ def test_unknown_names_all_where_none_is_near() -> None:
         unknown("verb", "trian", ["train", "grade"]) == "unknown verb 'trian': did you mean train?"
     )
     assert unknown("verb", "xyz", ["train", "grade"]) == "unknown verb 'xyz': known: train, grade"
+
+
+def write(folder: Path, **texts: str) -> list[Path]:
+    """Write files NAME.yaml and return their paths."""
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return [folder / f"{name}.yaml" for name in texts]
+
+
+def test_later_files_win_branch_by_branch(tmp_path: Path) -> None:
+    files = write(
+        tmp_path,
+        model="training: {risk_beta: 8, steps: 7}\nstudy: {seeds: [0, 1]}",
+        mine="name: mine\ntraining: {risk_beta: 1}\nstudy: {seeds: [5]}",
+    )
+    config = load_config(files, ["training.steps=3"])
+    assert (config.name, config.training.risk_beta, config.training.steps) == ("mine", 1, 3)
+    assert config.study.seeds == (5,)
+    assert load_config(files[::-1]).training.risk_beta == 8
+    assert load_config([]) == Config()
+
+
+def test_each_file_has_its_own_folder_for_paths(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    [first] = write(tmp_path / "a", x="data: {source: jsonl, train: t.jsonl}")
+    [second] = write(
+        tmp_path / "b", y="data: {benchmarks: {own: o.jsonl}}\ngrading: {verifier: math_verify}"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load_config([first.relative_to(tmp_path), second.relative_to(tmp_path)])
+    assert config.data.train == tmp_path / "a" / "t.jsonl"
+    assert config.data.benchmarks == {"own": tmp_path / "b" / "o.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "overrides", "said"),
+    [
+        (
+            "training: {steps: 0}",
+            "training: {seed: 1}",
+            (),
+            "training.steps in {0}/a.yaml: Input should be greater than or equal to 1, got 0",
+        ),
+        (
+            "training: {steps: 1}",
+            "training: {steps: 0}",
+            (),
+            "training.steps in {0}/b.yaml: Input should be greater than or equal to 1, got 0",
+        ),
+        (
+            "training: {steps: 1}",
+            "training: {steps: 2}",
+            ("training.steps=0",),
+            "training.steps in --set: Input should be greater than or equal to 1, got 0",
+        ),
+        (
+            "prompt: {template: plain}",
+            "prompt: {system: Think.}",
+            (),
+            "prompt in {0}/a.yaml, {0}/b.yaml: prompt.system is for the template chat, not plain: "
+            "remove one of them",
+        ),
+    ],
+)
+def test_a_fault_names_the_file_that_holds_it(
+    tmp_path: Path, first: str, second: str, overrides: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(UserError) as fault:
+        load_config(write(tmp_path, a=first, b=second), overrides)
+    assert str(fault.value) == "config key " + said.format(tmp_path)
+
+
+def test_an_override_replaces_a_whole_schedule(tmp_path: Path) -> None:
+    text = "training: {risk_beta: {schedule: linear, start: 8, end: 1}}"
+    config = load(tmp_path, text, "training.risk_beta={schedule: constant, start: 3}")
+    assert config.training.risk_beta == ScheduleConfig(schedule="constant", start=3)
