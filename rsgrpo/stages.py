@@ -64,7 +64,7 @@ STAGES: dict[str, Stage] = {
     "sample": Stage(
         "rsgrpo.sampling.local:sample_stage",
         ("sampling", "prompt"),
-        ("sampling", "policy/load.py"),
+        ("sampling", "policy/load.py", "policy/prompts.py"),
         _TORCH,
     ),
     "grade": Stage(

@@ -62,37 +62,3 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """Write a policy directory that `from_pretrained` reads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def refuse_missing_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-    """Raise a UserError where `chat` is asked of a tokenizer without a chat template."""
-    if template == "chat" and not tokenizer.chat_template:
-        raise UserError("prompt.template is chat, but the policy has no chat template: use plain")
-
-
-def render_prompts(
-    problems: list[str], tokenizer: PreTrainedTokenizerBase, template: str, suffix: str
-) -> list[str]:
-    """Turn problem texts into prompts.
-
-    Args:
-        problems: The problems' texts.
-        tokenizer: The policy's tokenizer, whose chat template is used where asked for.
-        template: `plain` for the text as it stands, `chat` for the tokenizer's chat template.
-        suffix: Text put behind each problem, an instruction for instance.
-
-    Raises:
-        UserError: `chat` is asked of a tokenizer without a chat template.
-    """
-    texts = [problem + suffix for problem in problems]
-    if template == "plain":
-        return texts
-    refuse_missing_template(tokenizer, template)
-    return [
-        str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-        )
-        for text in texts
-    ]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from rsgrpo.config import Config, PromptConfig, SamplingConfig
 from rsgrpo.data.prepare import read_benchmarks
-from rsgrpo.policy.load import end_tokens, load_policy, render_prompts
+from rsgrpo.policy.load import end_tokens, load_policy
+from rsgrpo.policy.prompts import adds_start_token, render_prompts
 from rsgrpo.records import Problem, Sample
-from rsgrpo.sampling.store import Part, bind_settings, plan_parts, write_part
+from rsgrpo.sampling.store import Part, bind_settings, plan_parts, samples_of, write_part
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +33,10 @@ def sample_stage(config: Config, *, data: Path, policy: str | Path, out: Path) -
     Raises:
         UserError: There is no benchmark, or `out` holds samples drawn under other settings.
     """
-    problems = read_benchmarks(data, config.sampling.split)
     settings = config.sampling
     sample(
         policy,
-        problems,
+        read_benchmarks(data, settings.split),
         settings.n,
         out=out,
         settings=settings,
@@ -62,9 +62,10 @@ def sample(
     Args:
         policy: A policy directory or a hub id.
         problems: The problems of each benchmark, by name.
-        n: Samples of each problem; it takes the place of `settings.n`.
+        n: Samples of each problem; it takes the place of `settings.n`. Benchmarks that
+            `settings.n_of` names keep theirs.
         out: Where the parts go.
-        settings: Batch size, temperature, top-p, length limit, seed.
+        settings: Batch size, temperature, top-p, length limit, seed, exceptions from `n`.
         prompt: How a problem becomes a prompt.
         progress: Called with (parts done, parts in all).
 
@@ -72,10 +73,12 @@ def sample(
         The files of all parts.
 
     Raises:
-        UserError: The policy cannot be loaded, or `out` holds samples drawn under other settings.
+        UserError: The policy cannot be loaded, `settings.n_of` names an unknown benchmark, or
+            `out` holds samples drawn under other settings.
     """
     settings = settings.model_copy(update={"n": n})
-    parts = plan_parts(problems, n, settings.batch_size, settings.seed)
+    draws = samples_of(settings, list(problems))
+    parts = plan_parts(problems, draws, settings.batch_size, settings.seed)
     named = {"policy": Path(policy).name}
     bind_settings(out, {**settings.model_dump(), **prompt.model_dump(), **named})
     missing = [part for part in parts if not part.path(out).exists()]
@@ -116,12 +119,11 @@ class _Sampler:
 
         torch.manual_seed(part.seed)
         texts = [problem.problem for problem, _ in part.draws]
-        prompts = render_prompts(texts, self.tokenizer, self.prompt.template, self.prompt.suffix)
         inputs = self.tokenizer(
-            prompts,
+            render_prompts(texts, self.tokenizer, self.prompt),
             return_tensors="pt",
             padding=True,
-            add_special_tokens=self.prompt.template == "plain",
+            add_special_tokens=adds_start_token(self.prompt),
         ).to(self.device)
         with torch.inference_mode():
             tokens = self.model.generate(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsgrpo.config import SamplingConfig, unknown
 from rsgrpo.errors import UserError
 from rsgrpo.records import Problem, Sample
 
@@ -43,13 +44,28 @@ class Part(NamedTuple):
         return out / self.benchmark / f"part-{self.number:05d}.parquet"
 
 
+def samples_of(settings: SamplingConfig, benchmarks: Sequence[str]) -> dict[str, int]:
+    """Return how many samples are drawn for each problem of each benchmark.
+
+    Raises:
+        UserError: `n_of` names a benchmark that is not among them.
+    """
+    for name in settings.n_of:
+        if name not in benchmarks:
+            raise UserError(f"sampling.n_of: {unknown('benchmark', name, list(benchmarks))}")
+    return {name: settings.n_of.get(name, settings.n) for name in benchmarks}
+
+
 def plan_parts(
-    benchmarks: Mapping[str, Sequence[Problem]], n: int, batch_size: int, seed: int
+    benchmarks: Mapping[str, Sequence[Problem]],
+    n: Mapping[str, int],
+    batch_size: int,
+    seed: int,
 ) -> list[Part]:
-    """Cut `n` samples of every problem into parts of at most `batch_size` draws."""
+    """Cut each benchmark's `n` samples of every problem into parts of `batch_size` draws."""
     parts = []
     for benchmark, problems in benchmarks.items():
-        draws = [(problem, index) for problem in problems for index in range(n)]
+        draws = [(problem, index) for problem in problems for index in range(n[benchmark])]
         for number, start in enumerate(range(0, len(draws), batch_size)):
             chosen = tuple(draws[start : start + batch_size])
             parts.append(Part(benchmark, number, _part_seed(seed, benchmark, number), chosen))

@@ -14,10 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsgrpo.config import Config, TrainingConfig, flatten
+from rsgrpo.config import Config, PromptConfig, TrainingConfig, flatten
 from rsgrpo.data.jsonl import read_problems
 from rsgrpo.errors import UserError
-from rsgrpo.policy.load import end_tokens, load_policy, refuse_missing_template, save_policy
+from rsgrpo.policy.load import end_tokens, load_policy, save_policy
+from rsgrpo.policy.prompts import refuse_missing_template, render_prompts, training_prompt
 from rsgrpo.stages import WORK
 from rsgrpo.tracking.journal import record_dataset, record_environment, training_run
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool
@@ -84,6 +85,7 @@ def train(
         GradingPool.from_config(grading) as pool,
     ):
         _start(spool, config, identity)
+        _write_prompt(out / "environment", config.prompt, dataset, tokenizer)
         record_environment(spool, out / "environment", config)
         record_dataset(spool, data)
         trainer = _build(
@@ -125,10 +127,9 @@ def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase)
             "problems: lower the one or add to the other"
         )
     texts = [problem.problem for problem in problems]
-    prompt = config.prompt
     return Dataset.from_dict(
         {
-            "prompt": [_prompt(text + prompt.suffix, prompt.template) for text in texts],
+            "prompt": [training_prompt(text, config.prompt) for text in texts],
             "problem": texts,
             "answer": [problem.answer for problem in problems],
         }
@@ -213,9 +214,11 @@ def _risk_beta(settings: TrainingConfig) -> float | dict[str, Any]:
     return beta.start if beta.schedule == "constant" else beta.model_dump()
 
 
-def _prompt(text: str, template: str) -> str | list[dict[str, str]]:
-    """Return a prompt as TRL wants it: it applies the chat template to messages itself."""
-    return text if template == "plain" else [{"role": "user", "content": text}]
+def _write_prompt(folder: Path, prompt: PromptConfig, dataset: Dataset, tokenizer: Any) -> None:
+    """Keep the first prompt of the training set with the run, as the policy reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    [text] = render_prompts([dataset["problem"][0]], tokenizer, prompt)
+    (folder / "prompt.txt").write_text(text, encoding="utf-8")
 
 
 def _refuse_several_processes() -> None:

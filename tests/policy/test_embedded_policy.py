@@ -12,7 +12,7 @@ from rsgrpo.data.countdown import grade_chain
 from rsgrpo.data.prepare import prepare
 from rsgrpo.errors import UserError
 from rsgrpo.policy import tiny
-from rsgrpo.policy.load import load_policy, render_prompts, save_policy
+from rsgrpo.policy.load import load_policy, save_policy
 
 
 def test_tokens_are_one_for_each_number_and_sign(tmp_path: Path) -> None:
@@ -67,14 +67,3 @@ def test_a_policy_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded") as fault:
         load_policy(tmp_path / "nothing")
     assert "\n" not in str(fault.value)
-
-
-def test_prompts_are_plain_or_go_through_the_chat_template() -> None:
-    tokenizer = tiny.build_tokenizer()
-    assert render_prompts(["1 + 1"], tokenizer, "plain", " ?") == ["1 + 1 ?"]
-    with pytest.raises(UserError, match="no chat template"):
-        render_prompts(["1 + 1"], tokenizer, "chat", "")
-    tokenizer.chat_template = (
-        "{{ messages[0]['content'] }}:{% if add_generation_prompt %}A{% endif %}"
-    )
-    assert render_prompts(["1 + 1"], tokenizer, "chat", "") == ["1 + 1:A"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ PROBLEMS = {
     "easy": [Problem("a", "1 2 3 > 6 :", "6"), Problem("b", "1 2 4 > 7 :", "7")],
     "hard": [Problem("c", "2 3 4 > 24 :", "24")],
 }
+N = {"easy": 10, "hard": 10}
 SETTINGS = SamplingConfig(batch_size=8, seed=5)
 
 
@@ -35,7 +37,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_parts_are_fixed_lists_with_seeds_of_their_own() -> None:
-    parts = plan_parts(PROBLEMS, n=10, batch_size=8, seed=5)
+    parts = plan_parts(PROBLEMS, n=N, batch_size=8, seed=5)
     assert [(p.benchmark, p.number, len(p.draws)) for p in parts] == [
         ("easy", 0, 8),
         ("easy", 1, 8),
@@ -44,8 +46,8 @@ def test_parts_are_fixed_lists_with_seeds_of_their_own() -> None:
         ("hard", 1, 2),
     ]
     assert len({part.seed for part in parts}) == 5
-    assert parts == plan_parts(PROBLEMS, n=10, batch_size=8, seed=5)
-    assert parts[0].seed != plan_parts(PROBLEMS, n=10, batch_size=8, seed=6)[0].seed
+    assert parts == plan_parts(PROBLEMS, n=N, batch_size=8, seed=5)
+    assert parts[0].seed != plan_parts(PROBLEMS, n=N, batch_size=8, seed=6)[0].seed
 
 
 def test_missing_parts_are_redrawn_exactly(policy: Path, tmp_path: Path) -> None:
@@ -76,3 +78,16 @@ def test_other_settings_refuse_to_mix(policy: Path, tmp_path: Path) -> None:
 def test_a_completion_ends_with_its_first_end_token() -> None:
     tokens = torch.tensor([[5, 9, 0, 0], [5, 6, 7, 8], [9, 9, 9, 9]])
     assert completion_lengths(tokens, [9]) == ([2, 4, 1], [False, True, False])
+
+
+def test_a_benchmark_may_have_a_number_of_samples_of_its_own(policy: Path, tmp_path: Path) -> None:
+    draw(policy, tmp_path, SETTINGS.model_copy(update={"n_of": {"hard": 3}}))
+    drawn = Counter((b, s.problem_id) for b, s in read_parts(tmp_path))
+    assert drawn == {("easy", "a"): 10, ("easy", "b"): 10, ("hard", "c"): 3}
+
+
+def test_a_number_of_samples_for_an_unknown_benchmark_is_refused(
+    policy: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="unknown benchmark 'hrad': did you mean hard"):
+        draw(policy, tmp_path, SETTINGS.model_copy(update={"n_of": {"hrad": 3}}))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rsgrpo.config import Config, load_config
+from rsgrpo.data.jsonl import read_rows
 from rsgrpo.errors import UserError
 from rsgrpo.stages import find, node_to_json, run
 from rsgrpo.study import base_policy, run_identity, trained_run
@@ -68,6 +69,9 @@ def test_each_step_is_recorded_with_its_unfiltered_first_pass(
     assert [shape["step"] for shape in shapes] == [1, 2, 4]
     assert sum(shapes[0]["data"]["groups"]) == 8
     assert records[-1] == {**records[-1], "kind": "end", "status": "FINISHED"}
+    [prompt] = [r["path"] for r in records if str(r.get("path", "")).endswith("prompt.txt")]
+    first = next(read_rows(base[0] / "train.jsonl", ("problem",)))[1]["problem"]
+    assert (tmp_path / "run" / prompt).read_text(encoding="utf-8") == first
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(
