@@ -9,11 +9,15 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rsgrpo.data import commands as data_commands
 from rsgrpo.errors import UserError, explain_os_error
+
+if TYPE_CHECKING:
+    from rsgrpo.config import Config
 
 app = typer.Typer(
     name="rsgrpo",
@@ -23,13 +27,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(data_commands.app, name="data")
+
 # The extra that brings each package that a verb may miss.
 EXTRAS = {
     "torch": "torch",
     "math_verify": "grade",
     "transformers": "train",
     "trl": "train",
-    "datasets": "train",
+    "datasets": "data",
+    "datasketch": "data",
     "mlflow": "track",
     "plotly": "dashboards",
 }
@@ -45,7 +52,14 @@ Root = Annotated[Path, typer.Option("--out", help="Folder of all results; reused
 
 
 @app.command()
-def train(config: ConfigFiles = None, set_: Overrides = None, out: Root = Path("runs")) -> None:
+def train(
+    config: ConfigFiles = None,
+    set_: Overrides = None,
+    out: Root = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the study's plan and its cost; do nothing.")
+    ] = False,
+) -> None:
     """Train one policy with the config's `training` branch; prints its directory.
 
     Without a config it is the embedded Countdown policy, pre-trained here first.
@@ -56,6 +70,9 @@ def train(config: ConfigFiles = None, set_: Overrides = None, out: Root = Path("
     from rsgrpo.tracking.journal import begin_study
 
     study = load_config(config, set_ or ())
+    if dry_run:
+        _print_plan(study)
+        return
     if not study.policy.checkpoint:
         _use_one_thread()
     trained = trained_run(study, base_policy(study))
@@ -232,6 +249,12 @@ def _read_ks(text: str | None) -> tuple[int, ...] | None:
     if min(ks) < 1:
         raise UserError(f"--k is {text!r}: every k must be at least 1")
     return ks
+
+
+def _print_plan(study: Config) -> None:
+    from rsgrpo.plan import plan_lines
+
+    typer.echo("\n".join(plan_lines(study)))
 
 
 def _use_one_thread() -> None:

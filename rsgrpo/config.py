@@ -8,6 +8,7 @@ Each stage depends on one branch of the tree, so that a changed setting redoes n
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import (
 )
 
 from rsgrpo.config_files import Layer, merged, read_layers, source_of
+from rsgrpo.data.catalogue import CATALOGUE, could_be_a_name
 from rsgrpo.errors import UserError
 
 ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
@@ -37,9 +39,11 @@ class Model(BaseModel):
 
 
 class DataConfig(Model):
-    """Where problems come from: the enumerated Countdown task, or JSONL files of one's own.
+    """Where problems come from: the enumerated Countdown task, named sets, or JSONL files.
 
-    A JSONL row is `{id, problem, answer}`; `train` and the values of `benchmarks` are its paths.
+    `train` and the values of `benchmarks` are names of the catalogue (`rsgrpo data list`) or paths
+    of JSONL files with rows `{id, problem, answer}`; a list of benchmarks takes its names from
+    them. Training rows that are in a benchmark are dropped unless `drop_overlaps` is false.
     """
 
     source: Literal["countdown", "jsonl"] = "countdown"
@@ -49,6 +53,28 @@ class DataConfig(Model):
     train: Path | None = None
     benchmarks: dict[str, Path] = {}
     limit: int | None = Field(None, ge=1)
+    drop_overlaps: bool = True
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _named_after_their_files(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        names = [Path(str(place)).stem for place in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two benchmarks are called {name}: write NAME: PATH for each")
+        return dict(zip(names, value, strict=True))
+
+    @field_validator("train")
+    @classmethod
+    def _train_is_known(cls, value: Path | None) -> Path | None:
+        return None if value is None else _known_place(value)
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _benchmarks_are_known(cls, value: dict[str, Path]) -> dict[str, Path]:
+        return {name: _known_place(place) for name, place in value.items()}
 
     @model_validator(mode="after")
     def _files_and_source_agree(self) -> DataConfig:
@@ -64,6 +90,13 @@ class DataConfig(Model):
                     "and neither 'mean' nor 'all'"
                 )
         return self
+
+
+def _known_place(place: Path) -> Path:
+    if could_be_a_name(str(place)) and str(place) not in CATALOGUE:
+        known = unknown("data set", str(place), list(CATALOGUE))
+        raise ValueError(f"{known}; the name of a file ends in .jsonl")
+    return place
 
 
 class PretrainConfig(Model):
@@ -175,7 +208,9 @@ class TrainingConfig(Model):
     temperature: float = Field(1.0, gt=0)
     max_completion_length: int = Field(10, ge=1)
     seed: int = 0
+    processes: int = Field(1, ge=1)
     save_every: int = Field(25, ge=1)
+    save_total_limit: int = Field(2, ge=1)
     histogram_every: int = Field(10, ge=1)
     trl: dict[str, Any] = {}
 
@@ -186,14 +221,29 @@ class TrainingConfig(Model):
 
     @model_validator(mode="after")
     def _divides(self) -> TrainingConfig:
-        rows = self.prompts_per_step * self.num_generations
+        self._refuse_split_groups()
+        rows = self.prompts_per_step * self.num_generations // self.processes
         parts = self.minibatches * self.gradient_accumulation
         if rows % parts:
             raise ValueError(
-                f"prompts_per_step * num_generations = {rows} completions cannot be split evenly "
-                f"into minibatches * gradient_accumulation = {parts}: change one of them"
+                f"prompts_per_step * num_generations = {rows} completions{self._each()} cannot be "
+                f"split evenly into minibatches * gradient_accumulation = {parts}: change one of "
+                "them"
             )
         return self
+
+    def _refuse_split_groups(self) -> None:
+        if over := self.prompts_per_step % self.processes:
+            more = self.prompts_per_step - over + self.processes
+            fewer = math.gcd(self.prompts_per_step, self.processes)
+            raise ValueError(
+                f"prompts_per_step = {self.prompts_per_step} groups cannot be shared evenly by "
+                f"training.processes = {self.processes}: set prompts_per_step to {more} or "
+                f"processes to {fewer}"
+            )
+
+    def _each(self) -> str:
+        return f" of each of {self.processes} processes" if self.processes > 1 else ""
 
 
 class SamplingConfig(Model):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rsgrpo.data.catalogue import could_be_a_name
 from rsgrpo.errors import UserError
 
 _EVERY = 1_000
@@ -82,14 +83,21 @@ def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     data, policy = tree.get("data"), tree.get("policy")
     if isinstance(data, dict):
         if isinstance(data.get("train"), str):
-            data["train"] = str(folder / data["train"])
-        if isinstance(data.get("benchmarks"), dict):
-            files = data["benchmarks"].items()
-            data["benchmarks"] = {name: str(folder / str(file)) for name, file in files}
+            data["train"] = _place(data["train"], folder)
+        benchmarks = data.get("benchmarks")
+        if isinstance(benchmarks, dict):
+            data["benchmarks"] = {n: _place(str(file), folder) for n, file in benchmarks.items()}
+        elif isinstance(benchmarks, list):
+            data["benchmarks"] = [_place(str(file), folder) for file in benchmarks]
     if isinstance(policy, dict) and isinstance(policy.get("checkpoint"), str):
         beside = folder / policy["checkpoint"]
         policy["checkpoint"] = str(beside) if beside.exists() else policy["checkpoint"]
     return tree
+
+
+def _place(text: str, folder: Path) -> str:
+    """Return the path of a file, or the name of a set of the catalogue as it stands."""
+    return text if could_be_a_name(text) else str(folder / text)
 
 
 def _read_override(override: str, below: dict[str, Any]) -> Layer:

@@ -6,8 +6,9 @@ another setting; what it needs only to go on after a kill lies in `.work` inside
 written last and atomically: a folder with one is finished and reused, a folder without one is work
 that the next run goes on with. There is no other cache.
 
-`python -m rsgrpo.stages ROOT PARENT` reads a node as JSON and runs it, with what it needs, in a
-process of its own, which ends with its parent.
+`python -m rsgrpo.stages ROOT NODE_FILE [--wait]` runs the node of a JSON file, with what it needs,
+in a process of its own, which ends with its parent. A launcher starts it in several ranks: the
+first holds the lock and writes the manifest, the others only work along.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +36,12 @@ from rsgrpo.lifeline import die_with_parent
 
 MANIFEST = "manifest.json"
 WORK = ".work"
+LOCK = ".lock"
+# How the line begins on which a stage's process says what the user can mend.
+REFUSED = "rsgrpo: "
 _PACKAGE = Path(__file__).parent
+
+_interpreter = sys.executable
 
 
 class Stage(NamedTuple):
@@ -51,14 +58,20 @@ class Stage(NamedTuple):
 
 
 _TORCH = ("torch", "transformers")
+_PROBLEMS = ("data/countdown.py", "data/jsonl.py")
 
 STAGES: dict[str, Stage] = {
-    "prepare": Stage("rsgrpo.data.prepare:prepare", ("data",), ("data", "records.py")),
-    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), ("policy", "data"), _TORCH),
+    "prepare": Stage(
+        "rsgrpo.data.prepare:prepare",
+        ("data",),
+        (*_PROBLEMS, "data/prepare.py", "data/duplicates.py", "data/overlap.py", "records.py"),
+        ("datasketch",),
+    ),
+    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), ("policy", *_PROBLEMS), _TORCH),
     "train": Stage(
         "rsgrpo.training.train:train",
         ("training", "grading", "prompt"),
-        ("training", "advantages", "schedules.py", "grading", "policy", "data"),
+        ("training", "advantages", "schedules.py", "grading", "policy", *_PROBLEMS),
         (*_TORCH, "trl", "accelerate", "math-verify"),
     ),
     "sample": Stage(
@@ -107,27 +120,67 @@ def find(root: Path, node: Node) -> Path | None:
     return folder if _is_finished(folder) else None
 
 
-def run(root: Path, node: Node) -> Path:
+def run(root: Path, node: Node, wait: bool = False) -> Path:
     """Run a node and whatever it needs that is not finished; return its folder.
 
     Args:
         root: The folder of all stages' folders.
         node: The stage to run.
+        wait: Wait where another process runs a stage, and reuse what it leaves.
 
     Raises:
-        UserError: Another process runs the same stage, an input is missing, or the stage refuses.
+        UserError: Another process runs the same stage and `wait` is off, an input is missing, or
+            the stage refuses.
         OSError: The disk is full or may not be written.
     """
     for upstream in upstream_nodes(node):
-        run(root, upstream)
+        run(root, upstream, wait)
     folder = _folder(root, node)
     if _is_finished(folder):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, node):
+    with _locked(folder, node, wait):
         if not _is_finished(folder):
             _run_here(root, node, folder)
     return folder
+
+
+def run_rank(root: Path, node: Node, wait: bool = False) -> Path:
+    """Run a node as one of several ranks of a launcher; its inputs must be finished.
+
+    The first rank runs the stage. Each other one calls its function once the first holds the lock,
+    and leaves lock, manifest and finished folders alone.
+
+    Args:
+        root: The folder of all stages' folders.
+        node: The stage to run.
+        wait: As in `run`.
+
+    Raises:
+        UserError: As in `run`, or an input is not finished.
+    """
+    for upstream in upstream_nodes(node):
+        if find(root, upstream) is None:
+            raise UserError(
+                f"stage {node.stage} of {node.name} runs in several processes and needs stage "
+                f"{upstream.stage} of {upstream.name}, which is not finished: run that one first"
+            )
+    if rank() == 0:
+        return run(root, node, wait)
+    folder = _folder(root, node)
+    if _begins_elsewhere(folder):
+        _call(root, node, folder)
+    return folder
+
+
+def rank() -> int:
+    """Return which of a launcher's processes this is: 0 for the first, and for one alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes a launcher has started together: 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def upstream_nodes(node: Node) -> Iterator[Node]:
@@ -167,12 +220,10 @@ class _Unfinished(Exception):
 
 
 def _run_here(root: Path, node: Node, folder: Path) -> None:
-    inputs = {name: _resolve(root, value) for name, value in node.inputs.items()}
-    function = _function(STAGES[node.stage].function)
     began = time.time()
     (folder / MANIFEST).unlink(missing_ok=True)
     try:
-        function(node.config, **inputs, **node.extras, out=folder)
+        _call(root, node, folder)
     except UserError:
         raise
     except Exception as fault:
@@ -181,6 +232,27 @@ def _run_here(root: Path, node: Node, folder: Path) -> None:
         raise
     _write_manifest(root, node, folder, time.time() - began)
     shutil.rmtree(folder / WORK, ignore_errors=True)
+
+
+def _call(root: Path, node: Node, folder: Path) -> None:
+    inputs = {name: _resolve(root, value) for name, value in node.inputs.items()}
+    function = _function(STAGES[node.stage].function)
+    function(node.config, **inputs, **node.extras, out=folder)
+
+
+def _begins_elsewhere(folder: Path) -> bool:
+    """Wait until the first rank holds the lock: True; or has found the stage finished: False."""
+    lock = folder / LOCK
+    while not _is_finished(folder):
+        if lock.exists() and lock.read_text(encoding="utf-8") == _team():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _team() -> str:
+    """Return what the ranks of one launcher share with each other alone: their parent."""
+    return str(os.getppid())
 
 
 def _function(name: str) -> Callable[..., None]:
@@ -302,8 +374,52 @@ def _code_version(rooms: tuple[str, ...]) -> str:
     return digest.hexdigest()[:12]
 
 
-@cache
+@contextmanager
+def packages_of(python: str) -> Iterator[None]:
+    """Take package versions from another interpreter's environment while the body runs.
+
+    A stage's key names the packages that it runs on: a control environment that has its stages run
+    by another interpreter must ask that one.
+
+    Args:
+        python: The interpreter that runs the stages.
+
+    Raises:
+        UserError: It cannot be run, or lacks this package.
+    """
+    global _interpreter
+    before, _interpreter = _interpreter, python
+    try:
+        _versions(python)
+        yield
+    finally:
+        _interpreter = before
+
+
 def _package_version(name: str) -> str | None:
+    return _versions(_interpreter).get(name)
+
+
+@cache
+def _versions(python: str) -> dict[str, str | None]:
+    names = sorted({name for stage in STAGES.values() for name in stage.packages})
+    if python == sys.executable:
+        return {name: _installed(name) for name in names}
+    code = "import sys; from rsgrpo.stages import print_versions; print_versions(sys.argv[1:])"
+    done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = "".join(done.stderr.strip().splitlines()[-1:])
+        raise UserError(f"environment {python} cannot run stages ({reason}): install rsgrpo there")
+    versions: dict[str, str | None] = json.loads(done.stdout)
+    return versions
+
+
+def print_versions(names: Sequence[str]) -> None:
+    """Print the versions of packages in this environment as JSON, null where one is missing."""
+    print(json.dumps({name: _installed(name) for name in names}))
+
+
+def _installed(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -311,15 +427,20 @@ def _package_version(name: str) -> str | None:
 
 
 @contextmanager
-def _locked(folder: Path, node: Node) -> Iterator[None]:
+def _locked(folder: Path, node: Node, wait: bool) -> Iterator[None]:
     """Hold the folder's lock, which the system frees however this process ends."""
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another process is running stage {node.stage} in {folder}: wait for it or stop it"
-            ) from None
+            busy = f"another process is running stage {node.stage} in {folder}"
+            if not wait:
+                raise UserError(f"{busy}: wait for it or stop it") from None
+            print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(_team())
+        file.flush()
         yield
 
 
@@ -345,15 +466,18 @@ def _node(tree: Any) -> Any:
 
 
 def main() -> int:
-    """Run the node on standard input: arguments are the root and the parent's process id."""
-    die_with_parent(int(sys.argv[2]))
+    """Run the node of a file: arguments are the root, the file and perhaps `--wait`."""
+    die_with_parent(os.getppid())
+    root, node_file, *options = sys.argv[1:]
+    run_it = run_rank if world_size() > 1 else run
     try:
-        run(Path(sys.argv[1]), node_from_json(sys.stdin.read()))
+        node = node_from_json(Path(node_file).read_text(encoding="utf-8"))
+        run_it(Path(root), node, wait="--wait" in options)
     except UserError as fault:
-        print(fault, file=sys.stderr)
+        print(f"{REFUSED}{fault}", file=sys.stderr)
         return 2
     except OSError as fault:
-        print(explain_os_error(fault), file=sys.stderr)
+        print(f"{REFUSED}{explain_os_error(fault)}", file=sys.stderr)
         return 2
     return 0
 

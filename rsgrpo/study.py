@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rsgrpo.config import AdvantageConfig, Config
+from rsgrpo.data.catalogue import file_of
 from rsgrpo.errors import UserError
 from rsgrpo.stages import MANIFEST, Input, Node
 
@@ -121,8 +122,12 @@ def score_node(config: Config, policy: Input, identity: dict[str, Any]) -> Node:
 
 
 def prepared(config: Config) -> Node:
-    """Return the preparation of the study's data; files of one's own are known by their content."""
+    """Return the preparation of the study's data; its files are known by their content.
+
+    Raises:
+        UserError: A named set is not prepared.
+    """
     data = config.data
-    files: dict[str, Node | Path] = {"train": data.train} if data.train else {}
-    files |= {f"benchmarks/{name}": path for name, path in data.benchmarks.items()}
+    files: dict[str, Node | Path] = {"train": file_of(data.train)} if data.train else {}
+    files |= {f"benchmarks/{name}": file_of(place) for name, place in data.benchmarks.items()}
     return Node("prepare", data.source, config, {"files": files} if files else {})

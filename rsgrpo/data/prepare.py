@@ -2,6 +2,8 @@
 
 Writes `train.jsonl`, `corpus.jsonl` (Countdown: what pre-training may see) and one folder of
 benchmarks: `development/` and `test/` for Countdown, `benchmarks/` for JSONL files of one's own.
+From a training set of one's own, rows that occur twice and rows that are in a benchmark are
+dropped; `dropped.json` lists them.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rsgrpo.config import Config, DataConfig
 from rsgrpo.data import countdown
+from rsgrpo.data.duplicates import Distinct, drop_duplicates
 from rsgrpo.data.jsonl import read_problems, write_problems, write_rows
+from rsgrpo.data.overlap import NEAR_RULE, Overlap, find_overlaps
 from rsgrpo.errors import UserError
 from rsgrpo.records import Problem
 
@@ -29,13 +34,13 @@ def prepare(config: Config, *, out: Path, files: Mapping[str, Path] | None = Non
             `benchmarks/NAME`.
 
     Raises:
-        UserError: A JSONL file is missing or malformed, or the tiers are too small for the split.
+        UserError: A JSONL file is missing or malformed, nothing is left of the training set, or
+            the tiers are too small for the split.
     """
     if config.data.source == "countdown":
         _prepare_countdown(config.data, out)
     else:
-        for name, file in (files or {}).items():
-            write_problems(out / f"{name}.jsonl", read_problems(file, config.data.limit))
+        _prepare_files(config.data, files or {}, out)
     identity = {str(f.relative_to(out)): _identity(f) for f in sorted(out.rglob("*.jsonl"))}
     (out / "dataset.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
 
@@ -56,6 +61,50 @@ def read_benchmarks(prepared: Path, split: str) -> dict[str, list[Problem]]:
     if not files:
         raise UserError("the config names no benchmark: add one under data.benchmarks")
     return {file.stem: read_problems(file) for file in files}
+
+
+def _prepare_files(data: DataConfig, files: Mapping[str, Path], out: Path) -> None:
+    problems = {name: read_problems(file, data.limit) for name, file in files.items()}
+    if "train" in problems:
+        rows = problems.pop("train")
+        distinct = drop_duplicates(rows)
+        named = {name.removeprefix("benchmarks/"): rows for name, rows in problems.items()}
+        pairs = find_overlaps(distinct.kept, named) if data.drop_overlaps and named else []
+        repeated = {pair.train_id for pair in pairs}
+        problems["train"] = [row for row in distinct.kept if row.id not in repeated]
+        if not problems["train"]:
+            raise UserError(
+                f"nothing is left of the {len(rows)} rows of data.train: {len(repeated)} are in a "
+                "benchmark, the others occur twice; name other files, or set data.drop_overlaps "
+                "to false"
+            )
+        dropped = _dropped(rows, distinct, pairs, data.drop_overlaps)
+        (out / "dropped.json").write_text(json.dumps(dropped, indent=1), encoding="utf-8")
+    for name, rows in problems.items():
+        write_problems(out / f"{name}.jsonl", rows)
+
+
+def _dropped(
+    rows: list[Problem], distinct: Distinct, pairs: list[Overlap], looked_for_overlaps: bool
+) -> dict[str, Any]:
+    conflicting = [row.id for group in distinct.conflicts for row in group]
+    repeated = {pair.train_id for pair in pairs}
+    return {
+        "rows": len(rows),
+        "kept": len(distinct.kept) - len(repeated),
+        "duplicates": {"rows": len(distinct.duplicates), "ids": distinct.duplicates},
+        "conflicting_answers": {
+            "texts": len(distinct.conflicts),
+            "rows": len(conflicting),
+            "ids": conflicting,
+        },
+        "overlaps": {
+            "looked_for": looked_for_overlaps,
+            "near_rule": NEAR_RULE,
+            "rows": len(repeated),
+            "pairs": [pair._asdict() for pair in pairs],
+        },
+    }
 
 
 def _prepare_countdown(data: DataConfig, out: Path) -> None:
