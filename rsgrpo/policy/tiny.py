@@ -19,13 +19,13 @@ from rsgrpo.config import Config, PolicyConfig, PretrainConfig
 from rsgrpo.data import countdown
 from rsgrpo.data.jsonl import read_rows, write_rows
 from rsgrpo.policy.load import save_policy
+from rsgrpo.policy.shape import VOCABULARY_SIZE
 from rsgrpo.stages import WORK
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = [*map(str, range(100)), "+", "-", "*", "/", "=", ":", ">", "$", "<pad>"]
-VOCABULARY_SIZE = 112
 END, PAD = "$", "<pad>"
 PROMPT_TOKENS = 6
 _IDS = {token: index for index, token in enumerate(VOCABULARY)}
