@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -35,3 +37,10 @@ def explain_os_error(fault: OSError) -> str:
         errno.EISDIR: f"{path} is a folder where a file is needed: name a file",
     }
     return sentences.get(fault.errno or 0, f"{path}: {fault.strerror or fault}")
+
+
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    """Return the sentence for a name that is not in `known`, with the nearest one."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {hint}"

@@ -80,8 +80,11 @@ def overlap(
     """Count the problems of benchmarks that a training set holds."""
     from rsgrpo.data.overlap import NEAR_RULE, count_overlaps, find_overlaps
 
-    known = {Path(place).stem: _problems(place) for place in benchmarks}
-    pairs = find_overlaps(_problems(train), known, near)
+    own = _problems(train)
+    stems = [Path(place).stem for place in benchmarks]
+    names = stems if len(set(stems)) == len(stems) else benchmarks
+    known = {name: _problems(place) for name, place in zip(names, benchmarks, strict=True)}
+    pairs = find_overlaps(own, known, near)
     rows = [{"train": Path(train).stem, **r._asdict()} for r in count_overlaps(pairs, known, near)]
     rule = f"near, beyond the exact: {NEAR_RULE}" if near else "near: not asked for (--near)"
     if not as_json:
@@ -90,10 +93,9 @@ def overlap(
 
 
 def _problems(place: str) -> Any:
-    from rsgrpo.config import unknown
     from rsgrpo.data.catalogue import CATALOGUE, could_be_a_name, file_of
     from rsgrpo.data.jsonl import read_problems
-    from rsgrpo.errors import UserError
+    from rsgrpo.errors import UserError, unknown
 
     if place not in CATALOGUE and could_be_a_name(place) and not Path(place).exists():
         raise UserError(unknown("data set", place, list(CATALOGUE)))

@@ -16,11 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsgrpo.config import unknown
 from rsgrpo.data.catalogue import CATALOGUE, DataSet, data_folder
 from rsgrpo.data.duplicates import drop_duplicates
 from rsgrpo.data.jsonl import read_problems, write_problems
-from rsgrpo.errors import UserError
+from rsgrpo.errors import UserError, unknown
 from rsgrpo.records import Problem
 
 

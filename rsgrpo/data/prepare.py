@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,20 @@ def _prepare_files(data: DataConfig, files: Mapping[str, Path], out: Path) -> No
             )
         dropped = _dropped(rows, distinct, pairs, data.drop_overlaps)
         (out / "dropped.json").write_text(json.dumps(dropped, indent=1), encoding="utf-8")
+        if dropped["kept"] < len(rows):
+            _tell(dropped, out / "dropped.json")
     for name, rows in problems.items():
         write_problems(out / f"{name}.jsonl", rows)
+
+
+def _tell(dropped: dict[str, Any], file: Path) -> None:
+    print(
+        f"warning: {dropped['rows'] - dropped['kept']} of {dropped['rows']} training rows are "
+        f"dropped: {dropped['duplicates']['rows']} duplicates, "
+        f"{dropped['conflicting_answers']['rows']} with conflicting answers, "
+        f"{dropped['overlaps']['rows']} in a benchmark; they are listed in {file}",
+        file=sys.stderr,
+    )
 
 
 def _dropped(

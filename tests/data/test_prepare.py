@@ -104,7 +104,7 @@ def config_of(**data: object) -> Config:
 
 
 def test_duplicates_conflicts_and_overlaps_leave_the_training_set_and_are_listed(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = write(
         tmp_path / "t.jsonl",
@@ -120,6 +120,10 @@ def test_duplicates_conflicts_and_overlaps_leave_the_training_set_and_are_listed
     bench = write(tmp_path / "b.jsonl", [("x", "What is 2+3?", "5")])
     config = config_of(train=train, benchmarks={"own": bench})
     out = run(tmp_path / "runs", prepared(config))
+    assert capsys.readouterr().err == (
+        "warning: 4 of 6 training rows are dropped: 1 duplicates, 2 with conflicting answers, 1 in "
+        f"a benchmark; they are listed in {out / 'dropped.json'}\n"
+    )
     assert [p.id for p in read_problems(out / "train.jsonl")] == ["a", "b"]
     assert [p.id for p in read_benchmarks(out, "test")["own"]] == ["x"]
     assert json.loads((out / "dropped.json").read_text()) == {
