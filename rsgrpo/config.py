@@ -7,12 +7,11 @@ Each stage depends on one branch of the tree, so that a changed setting redoes n
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,9 +24,10 @@ from pydantic import (
     model_validator,
 )
 
-from rsgrpo.config_files import Layer, merged, read_layers, source_of
+from rsgrpo.config_faults import fault_sentence
+from rsgrpo.config_files import merged, read_layers
 from rsgrpo.data.catalogue import CATALOGUE, could_be_a_name
-from rsgrpo.errors import UserError
+from rsgrpo.errors import UserError, unknown
 
 ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
 
@@ -273,10 +273,7 @@ class GradingConfig(Model):
 
 
 class PromptConfig(Model):
-    """How a problem becomes a prompt; the templates' texts are in `policy/prompts.py`.
-
-    `system` is the system message of the chat template.
-    """
+    """How a problem becomes a prompt (`policy/prompts.py`); `system` is for the chat template."""
 
     template: Literal["plain", "chat", "qwen_math"] = "plain"
     system: str = ""
@@ -319,9 +316,8 @@ class StudyConfig(Model):
 class PlanConfig(Model):
     """What the dry run's estimates assume; no stage reads it.
 
-    `parameters` and what follows it describe a checkpoint that is not on this disk. The device is
-    an H100 SXM unless said otherwise: 989 TFLOP/s dense in bfloat16, 80 GiB. The shares of that
-    speed which generation and updates reach are guesses, and `prompt_tokens` is one too.
+    The first five describe a checkpoint that is not on this disk. The device is an H100 SXM: 989
+    TFLOP/s dense in bfloat16, 80 GiB. The shares of it and `prompt_tokens` are guesses.
     """
 
     parameters: int | None = Field(None, ge=1)
@@ -378,7 +374,7 @@ def load_config(paths: Path | Sequence[Path] | None, overrides: Sequence[str] = 
     try:
         return Config.model_validate(merged(layers))
     except ValidationError as fault:
-        raise UserError(_first_fault(fault, layers)) from None
+        raise UserError(fault_sentence(fault, Config, layers)) from None
 
 
 def math_grading(**settings: Any) -> GradingConfig:
@@ -390,14 +386,7 @@ def math_grading(**settings: Any) -> GradingConfig:
     try:
         return GradingConfig(verifier="math_verify", **settings)
     except ValidationError as fault:
-        raise UserError(_first_fault(fault, ())) from None
-
-
-def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """Return the sentence for a name that is not in `known`, with the nearest one."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {kind} {name!r}: {hint}"
+        raise UserError(fault_sentence(fault, GradingConfig, ())) from None
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -407,36 +396,3 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, tree
-
-
-def _first_fault(fault: ValidationError, layers: Sequence[Layer]) -> str:
-    error = max(fault.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
-    where = _without_union_tags(error["loc"])
-    key, source = ".".join(where), source_of(where, layers)
-    if error["type"] == "extra_forbidden":
-        return f"{unknown('config key', key, _siblings(where))}{source}"
-    message = error["msg"].removeprefix("Value error, ")
-    met = "" if isinstance(error["input"], dict | BaseModel) else f", got {error['input']!r}"
-    return f"config key {key}{source}: {message}{met}" if key else f"config{source}: {message}"
-
-
-def _without_union_tags(loc: tuple[int | str, ...]) -> list[str]:
-    """Drop the branch of the union that pydantic names after `risk_beta`."""
-    return [str(p) for i, p in enumerate(loc) if i == 0 or loc[i - 1] != "risk_beta"]
-
-
-def _siblings(where: Sequence[str]) -> list[str]:
-    model: Any = Config
-    for name in where[:-1]:
-        models = list(_models_in(model.model_fields[name].annotation))
-        if not models:
-            return []
-        model = models[0]
-    return [".".join([*where[:-1], name]) for name in model.model_fields]
-
-
-def _models_in(annotation: Any) -> Iterator[type[Model]]:
-    if isinstance(annotation, type) and issubclass(annotation, Model):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsgrpo.config import SamplingConfig, unknown
-from rsgrpo.errors import UserError
+from rsgrpo.config import SamplingConfig
+from rsgrpo.errors import UserError, unknown
 from rsgrpo.records import Problem, Sample
 
 SCHEMA = pa.schema(
