@@ -11,15 +11,19 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from rsgrpo.errors import UserError
-from rsgrpo.stages import Node, disk_is_full, find, node_to_json, upstream_nodes
+from rsgrpo.launch import Launch, stage_command
+from rsgrpo.stages import REFUSED, Node, disk_is_full, find, node_to_json, upstream_nodes
+
+# Training that is asked to stop saves a checkpoint first; every other stage ends at once.
+STOP_SECONDS = 9.0
 
 # Seconds of each stage of the embedded study on one quiet core: weights of the progress line only.
 STAGE_SECONDS = {
@@ -31,6 +35,7 @@ STAGE_SECONDS = {
     "score": 2,
     "analyse": 8,
 }
+DEFAULT_LAUNCH = Launch()
 _PROGRESS = re.compile(r"^(pre-training|training|sampling|grading): \D*(\d+) of (\d+)", re.M)
 _STAGE_OF = {
     "pre-training": "pretrain",
@@ -48,11 +53,12 @@ class Progress(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A running node."""
+    """A running node, and the one that is asked for when it is done."""
 
     node: Node
     process: subprocess.Popen[bytes]
     log: Path
+    then: Node | None = None
 
 
 def run_nodes(
@@ -61,11 +67,13 @@ def run_nodes(
     workers: int,
     report: Callable[[Progress], None],
     later: Sequence[Node] = (),
+    launch: Launch = DEFAULT_LAUNCH,
 ) -> None:
     """Run each node, with what it needs, in a process of its own, `workers` at a time.
 
-    Nodes that are finished start nothing. Where one fails the others are stopped; what they have
-    done is kept.
+    Nodes that are finished start nothing. A training that a launcher must start is a process of its
+    own before the node that needs it. Where one fails the others are stopped; what they have done
+    is kept.
 
     Args:
         root: The folder of all stages' folders.
@@ -73,6 +81,7 @@ def run_nodes(
         workers: Processes at a time.
         report: Called a few times a second.
         later: What will be asked for next: it counts towards the time left.
+        launch: The interpreter of every stage, and the launcher of training.
 
     Raises:
         UserError: A node failed; the sentence is its own, with its log's path.
@@ -82,11 +91,12 @@ def run_nodes(
     with _children() as running:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_start(root, waiting.pop(0)))
+                running.append(_start_next(root, waiting.pop(0), launch))
             time.sleep(0.2)
             for child in [child for child in running if child.process.poll() is not None]:
                 running.remove(child)
-                _check(child)
+                check(child)
+                waiting[:0] = [child.then] if child.then else []
             report(clock.progress(running, waiting))
 
 
@@ -103,8 +113,16 @@ def thread_environment() -> dict[str, str]:
     }
 
 
-def start_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own, its output going to a log."""
+def start_process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, its output going to a log.
+
+    Args:
+        command: The command line.
+        log: The file that takes its output.
+        environment: What is added to a child's environment.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -112,18 +130,27 @@ def start_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=thread_environment(),
+            env={**thread_environment(), **(environment or {})},
             start_new_session=True,
         )
 
 
+def end_processes(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """End several processes and their groups at once, politely for `grace` seconds in all."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    end = time.monotonic() + grace
+    for process in processes:
+        # once only: a second signal would cut short the launcher that waits for its ranks
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(end - time.monotonic(), 0.0))
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
 def end_process(process: subprocess.Popen[bytes], grace: float = 2.0) -> None:
     """End a process and all of its group, politely for `grace` seconds."""
-    _signal_group(process, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(grace)
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
+    end_processes([process], grace)
 
 
 @contextmanager
@@ -132,24 +159,75 @@ def _children() -> Iterator[list[Child]]:
     try:
         yield running
     finally:
-        for child in running:
-            _signal_group(child.process, signal.SIGTERM)
-        for child in running:
-            end_process(child.process)
+        end_processes([child.process for child in running], STOP_SECONDS)
 
 
-def _start(root: Path, node: Node) -> Child:
-    log = root / "logs" / f"{node.name}.log"
-    process = start_process(
-        [sys.executable, "-m", "rsgrpo.stages", str(root), str(os.getpid())], log
-    )
-    assert process.stdin is not None
-    process.stdin.write(node_to_json(node).encode())
-    process.stdin.close()
-    return Child(node, process, log)
+def start_stage(
+    root: Path, node: Node, launch: Launch = DEFAULT_LAUNCH, wait: bool = False
+) -> Child:
+    """Start a node, with what it needs, in a process of its own that ends with this one.
+
+    Args:
+        root: The folder of all stages' folders; the node and the process's log go to `logs` in it.
+        node: What to run. Training alone goes through the launcher, in as many ranks as its config
+            says; with several, its inputs must be finished.
+        launch: Interpreter and launcher.
+        wait: Wait where another process runs the same stage, rather than refuse.
+
+    Raises:
+        UserError: The launcher is unknown, or cannot start that many processes.
+    """
+    trains = node.stage == "train"
+    chosen = launch if trains else launch._replace(launcher="python")
+    processes = node.config.training.processes if trains else 1
+    log = _fresh_log(root / "logs", node)
+    node_file = log.with_suffix(".node.json")
+    command = stage_command(root, node_file, chosen, processes, os.getpid(), wait)
+    node_file.write_text(node_to_json(node), encoding="utf-8")
+    return Child(node, start_process(command, log), log)
 
 
-def _check(child: Child) -> None:
+def end_stage(child: Child) -> None:
+    """End a stage's process and all of its group; training saves a checkpoint first."""
+    end_process(child.process, STOP_SECONDS)
+
+
+def _fresh_log(folder: Path, node: Node) -> Path:
+    """Claim a log of its own for each attempt: two processes may ask for the same node."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for attempt in count(1):
+        log = folder / f"{node.name}-{node.stage}-{attempt}.log"
+        with suppress(FileExistsError):
+            log.touch(exist_ok=False)
+            break
+    return log
+
+
+def _start_next(root: Path, node: Node, launch: Launch) -> Child:
+    """Start a node, or before it the training that needs a launcher."""
+    training = _launched_first(root, node, launch)
+    if training is None or training is node:
+        return start_stage(root, node, launch)
+    return start_stage(root, training, launch)._replace(then=node)
+
+
+def _launched_first(root: Path, node: Node, launch: Launch) -> Node | None:
+    """Return the unfinished training that a node needs and that a launcher must start."""
+    if find(root, node):
+        return None
+    if node.stage == "train" and (launch.launcher, node.config.training.processes) != ("python", 1):
+        return node
+    needed = (_launched_first(root, upstream, launch) for upstream in upstream_nodes(node))
+    return next((training for training in needed if training), None)
+
+
+def check(child: Child) -> None:
+    """Raise what a process that has ended says went wrong.
+
+    Raises:
+        UserError: It failed; the sentence is its own, with its log's path.
+        OSError: The disk is full.
+    """
     status = child.process.returncode
     if status == 0:
         return
@@ -157,7 +235,10 @@ def _check(child: Child) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(child.log.parent.parent))
     lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = lines[-1] if lines else "it said nothing"
-    if status == 2:
+    # a launcher has its own last words and its own status
+    refusals = [line for line in lines if line.startswith(REFUSED)]
+    if refusals:
+        last = refusals[-1].removeprefix(REFUSED)
         raise UserError(f"{last} (stage of {child.node.name}, log {child.log})")
     raise UserError(
         f"the process of {child.node.name} ended with status {status} ({last}): see its log "
@@ -202,6 +283,11 @@ def _unfinished(root: Path, node: Node, counted: set[tuple[str, str]]) -> float:
     counted.add((node.stage, node.name))
     needed = sum(_unfinished(root, upstream, counted) for upstream in upstream_nodes(node))
     return STAGE_SECONDS[node.stage] + needed
+
+
+def share_done(child: Child) -> float:
+    """Return how much of its stage a child has done, in [0, 1], by its progress lines."""
+    return min(_weight_done(child) / STAGE_SECONDS[child.node.stage], 1.0)
 
 
 def _weight_done(child: Child) -> float:

@@ -6,6 +6,10 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ import pytest
 from rsgrpo import stages
 from rsgrpo.config import Config, load_config
 from rsgrpo.errors import UserError
-from rsgrpo.stages import Node, Stage, find, node_from_json, node_to_json, run
+from rsgrpo.stages import Node, Stage, find, node_from_json, node_to_json, run, run_rank
 from rsgrpo.study import plan_study
 
 CALLS: list[str] = []
@@ -108,23 +112,74 @@ def test_a_file_as_input_is_known_by_its_content(tmp_path: Path) -> None:
         run(tmp_path, Node("double", "n", Config(), {"source": tmp_path / "b"}))
 
 
+@contextmanager
+def held(folder: Path, seconds: float = 60) -> Iterator[None]:
+    """Have another process hold a stage's lock, for a while at most."""
+    holder = textwrap.dedent(f"""
+        import fcntl, time
+        file = open({str(folder / ".lock")!r}, "a")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        print("held", flush=True)
+        time.sleep({seconds})
+    """)
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        yield
+        process.kill()
+
+
 def test_two_processes_do_not_run_one_stage_at_once(tmp_path: Path) -> None:
     node = doubled(Config())
     folder = run(tmp_path, node)
     (folder / "manifest.json").unlink()
-    holder = textwrap.dedent(f"""
-        import fcntl, sys, time
-        file = open({str(folder / ".lock")!r}, "w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        print("held", flush=True)
-        time.sleep(60)
-    """)
-    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
-        assert process.stdout and process.stdout.readline()
-        with pytest.raises(UserError, match="another process is running stage double"):
-            run(tmp_path, node)
-        process.kill()
+    with held(folder), pytest.raises(UserError, match="another process is running stage double"):
+        run(tmp_path, node)
     run(tmp_path, node)
+
+
+def test_who_waits_for_another_process_says_so_once_and_reuses_what_it_leaves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = doubled(Config())
+    folder = run(tmp_path, node)
+    manifest = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").unlink()
+    CALLS.clear()
+    with held(folder, 1.0):
+        later = threading.Timer(0.5, (folder / "manifest.json").write_text, [manifest])
+        later.start()
+        assert run(tmp_path, node, wait=True) == folder
+        later.join()
+    assert CALLS == []
+    assert capsys.readouterr().err.count(": waiting for it") == 1
+
+
+def test_other_ranks_work_along_and_only_the_first_writes_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = doubled(Config())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="needs stage write of n, which is not finished"):
+        run_rank(tmp_path, node)
+    source = node.inputs["source"]
+    assert isinstance(source, Node)
+    run(tmp_path, source)
+    CALLS.clear()
+    other = threading.Thread(target=run_rank, args=(tmp_path, node))
+    other.start()
+    time.sleep(0.3)
+    assert CALLS == [], "it waits for the first rank"
+    folder = stages._folder(tmp_path, node)
+    folder.mkdir(parents=True)
+    (folder / ".lock").write_text(stages._team())
+    other.join(5)
+    assert CALLS == ["double"] and not (folder / "manifest.json").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert run_rank(tmp_path, node) == folder == find(tmp_path, node)
+    monkeypatch.setenv("RANK", "1")
+    assert run_rank(tmp_path, node) == folder
+    assert CALLS == ["double", "double"]
 
 
 def test_a_study_survives_the_way_to_another_process(tiny_config: Config) -> None:

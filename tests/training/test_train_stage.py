@@ -141,11 +141,11 @@ def test_the_trainer_opens_no_socket_and_no_tracking_database(
     node = trained_run(tiny_config, base_policy(tiny_config)).training
     assert node is not None
     assert find(tiny_root, node) is None, "the run must really train"
-    report = tmp_path / "report.json"
+    report, node_file = tmp_path / "report.json", tmp_path / "node.json"
+    node_file.write_text(node_to_json(node))
     command = [sys.executable, str(TOOLS / "watch_opens.py"), str(report)]
     done = subprocess.run(
-        [*command, "-m", "rsgrpo.stages", str(tiny_root), str(os.getpid())],
-        input=node_to_json(node),
+        [*command, "-m", "rsgrpo.stages", str(tiny_root), str(node_file)],
         text=True,
         capture_output=True,
         timeout=240,

@@ -1,0 +1,99 @@
+"""Launchers: what each starts, and that all of it ends with the process that asked for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rsgrpo.errors import UserError
+from rsgrpo.launch import LAUNCHERS, Launch, stage_command
+
+ROOT, NODE = Path("/out"), Path("/out/logs/node.json")
+
+
+def command(launcher: str, processes: int, wait: bool = False) -> list[str]:
+    return stage_command(ROOT, NODE, Launch("/env/python", launcher), processes, 12, wait)
+
+
+def test_each_launcher_starts_the_stage_below_a_lifeline() -> None:
+    lifeline = ["/env/python", "-m", "rsgrpo.lifeline", "12", "/env/python", "-m"]
+    stage = ["-m", "rsgrpo.stages", "/out", "/out/logs/node.json"]
+    assert command("python", 1, wait=True) == [*lifeline, *stage[1:], "--wait"]
+    assert command("torchrun", 2) == [
+        *lifeline,
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        *stage,
+    ]
+    accelerate = command("accelerate", 4)
+    assert accelerate[: len(lifeline) + 2] == [
+        *lifeline,
+        "accelerate.commands.launch",
+        "--config_file",
+    ]
+    assert Path(accelerate[len(lifeline) + 2]).is_file()
+    assert accelerate[len(lifeline) + 3 :] == ["--num_processes", "4", *stage]
+
+
+def test_an_unknown_launcher_and_too_many_processes_are_one_sentence() -> None:
+    with pytest.raises(UserError, match="unknown launcher 'torchrum': did you mean torchrun"):
+        command("torchrum", 2)
+    with pytest.raises(UserError, match=r"training\.processes is 2, but the launcher python"):
+        command("python", 2)
+
+
+def test_a_command_below_a_lifeline_ends_with_its_parent() -> None:
+    sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    parent = (
+        "import os, subprocess, sys\n"
+        "words = [sys.executable, '-m', 'rsgrpo.lifeline', str(os.getpid()), *sys.argv[1:]]\n"
+        "child = subprocess.Popen(words, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); print(child.pid, flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, *sleeper], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        child = psutil.Process(int(process.stdout.readline()))
+        assert child.cmdline() == sleeper
+        process.kill()
+    _, alive = psutil.wait_procs([child], timeout=5)
+    assert not alive
+
+
+def test_a_lifeline_whose_parent_is_gone_runs_nothing() -> None:
+    words = ["-m", "rsgrpo.lifeline", "1", sys.executable, "-c", "print('ran')"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_a_launcher_starts_ranks_and_reads_no_defaults_of_the_user(
+    launcher: str, tmp_path: Path
+) -> None:
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "default_config.yaml").write_text("nonsense: true\n")
+    words = LAUNCHERS[launcher](sys.executable, 2)
+    (tmp_path / "ranks.py").write_text(
+        "import os; print('rank', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], flush=True)"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [*words, "-m", "ranks"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(done.stdout.split("\n")[:2]) == ["rank 0 of 2", "rank 1 of 2"]
+    assert time.monotonic() - began < 60
