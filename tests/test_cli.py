@@ -13,7 +13,10 @@ import pytest
 from rsgrpo.config import Config, load_config
 from tests.conftest import missing
 
-HEAVY = ("torch", "mlflow", "prefect", "optuna", "pandas", "transformers", "pyarrow", "plotly")
+HEAVY = (
+    *("torch", "mlflow", "prefect", "optuna", "pandas", "transformers", "pyarrow", "plotly"),
+    *("datasets", "datasketch", "scipy"),
+)
 
 
 def rsgrpo(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +42,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().splitlines()[-1] == "[]"
-    for verb in ("demo", "train", "evaluate", "grade", "passk", "bandit", "sync", "report"):
+    for verb in ("demo", "train", "evaluate", "grade", "passk", "bandit", "sync", "report", "data"):
         assert f" {verb} " in done.stdout
 
 
