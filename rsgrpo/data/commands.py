@@ -16,7 +16,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print rows as JSON.")]
 
 @app.command()
 def prepare(
-    names: Annotated[list[str] | None, typer.Argument(help="All that the source has.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names, or all that the source has.")
+    ] = None,
     source: Annotated[str, typer.Option(help="hub, or a folder of JSONL files.")] = "hub",
 ) -> None:
     """Bring named sets into the data folder (RSGRPO_DATA, or ./data) in one schema."""
