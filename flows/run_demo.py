@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flows.run_study import publish, run_study
 from rsgrpo.config import Config
-from rsgrpo.processes import Progress, end_process, run_nodes, start_process
+from rsgrpo.processes import Progress, run_nodes
 from rsgrpo.stages import Node, find, run
 from rsgrpo.study import Study, plan_study, prepared
-from rsgrpo.tracking.journal import all_shipped, begin_study, end_study
+from rsgrpo.tracking.journal import all_shipped
 
 Say = Callable[[str], None]
 
 WORKERS = 2
-SENDER_SECONDS = 60.0
 
 
 def run_demo(config: Config, root: Path, say: Say) -> dict[str, Any]:
@@ -45,27 +42,32 @@ def run_demo(config: Config, root: Path, say: Say) -> dict[str, Any]:
     root.mkdir(parents=True, exist_ok=True)
     analysis = find(root, study.analysis)
     if analysis is None or not all_shipped(root):
-        analysis = _run_study(config, study, root, ProgressLine(say))
+        analysis = run_study(config, study, root, OwnProcesses(root, ProgressLine(say)))
     return publish(root, analysis)
 
 
-def _run_study(config: Config, study: Study, root: Path, line: ProgressLine) -> Path:
-    begin_study(root, config, run(root, prepared(config)))
-    with tracked(root):
+class OwnProcesses:
+    """Has stages run in processes of this one, two at a time."""
+
+    def __init__(self, root: Path, line: ProgressLine) -> None:
+        """Take the output root and the line that shows progress."""
+        self._root = root
+        self._line = line
+
+    def prepare(self, config: Config) -> Path:
+        """Finish the study's data; return its folder."""
+        return run(self._root, prepared(config))
+
+    def run_all(self, config: Config, study: Study) -> None:
+        """Finish every run, the base policy first."""
         first, second = waves(study)
-        run_nodes(root, first, WORKERS, line.show, later=second)
-        run_nodes(root, second, WORKERS, line.show)
-        line.end("analysing: intervals, differences, unique solutions")
-        analysis = run(root, study.analysis)
-        publish(root, analysis)
-        end_study(
-            root,
-            config,
-            scores={one.name: run(root, one.score) for one in study.runs},
-            trainings={one.name: run(root, one.training) for one in study.runs if one.training},
-            files={"tables": analysis / "tables.json", "figures": root / "report.html"},
-        )
-    return analysis
+        run_nodes(self._root, first, WORKERS, self._line.show, later=second)
+        run_nodes(self._root, second, WORKERS, self._line.show)
+
+    def analyse(self, config: Config, study: Study) -> Path:
+        """Finish the analysis; return its folder."""
+        self._line.end("analysing: intervals, differences, unique solutions")
+        return run(self._root, study.analysis)
 
 
 def waves(study: Study) -> tuple[list[Node], list[Node]]:
@@ -77,39 +79,6 @@ def waves(study: Study) -> tuple[list[Node], list[Node]]:
     trained = [run.score for run in study.runs if run.training]
     others = [run.score for run in study.runs if not run.training]
     return base, trained + others
-
-
-@contextmanager
-def tracked(root: Path) -> Iterator[None]:
-    """Ship spools to MLflow from a process of its own while the body runs, and once more after."""
-    ended = root / ".study-ended"
-    ended.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "rsgrpo.tracking.sender", str(root), "--follow"]
-    log = root / "logs" / "sender.log"
-    sender = start_process(command, log)
-    try:
-        yield
-        ended.touch()
-        _wait(sender, log)
-    finally:
-        end_process(sender)
-        ended.unlink(missing_ok=True)
-
-
-def publish(root: Path, analysis: Path) -> dict[str, Any]:
-    """Write `summary.json` and `report.html` at the root from a finished analysis."""
-    from dashboards.report import read_analysis, write_report
-
-    tables, summary = read_analysis(analysis)
-    machine = json.loads((root / "environment" / "machine.json").read_text(encoding="utf-8"))
-    provenance = {
-        "commit": machine["git_commit"] or "not a checkout",
-        "analysis": analysis.name,
-        "machine": f"{machine['platform']}, {machine['cpus']} processors {machine['gpu']}".strip(),
-    }
-    write_report(tables, root / "report.html", summary=summary, provenance=provenance)
-    shutil.copyfile(analysis / "summary.json", root / "summary.json")
-    return summary
 
 
 class ProgressLine:
@@ -142,17 +111,6 @@ class ProgressLine:
         if sys.stderr.isatty():
             print(file=sys.stderr)
         self._say(text)
-
-
-def _wait(sender: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for the sender's last pass; a fault of its own never costs the study."""
-    with suppress(subprocess.TimeoutExpired):
-        sender.wait(SENDER_SECONDS)
-    if sender.returncode != 0:
-        print(
-            f"MLflow has not got everything yet (see {log}): run the same command again",
-            file=sys.stderr,
-        )
 
 
 def _clock(seconds: float) -> str:

@@ -26,7 +26,6 @@ from rsgrpo.tracking.progress import load_offsets, only_sender, save_offsets
 from rsgrpo.tracking.spool import SPOOL_NAME
 from rsgrpo.tracking.store import Store, SyncSummary, explained, quiet_mlflow
 
-ENDED_NAME = ".study-ended"
 POLL_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -39,8 +38,9 @@ def sync(root: Path, tracking_uri: str | None = None, follow: bool = False) -> S
         root: The folder of a study; every `spool.jsonl` below it is shipped.
         tracking_uri: An MLflow server or database; `ROOT/mlflow.db` by default, with artifacts in
             `ROOT/mlartifacts`.
-        follow: Go on until SIGTERM, until the file `ROOT/.study-ended` exists or until the calling
-            process is gone, then make a last pass. A server that is away meanwhile is waited for.
+        follow: Go on until SIGTERM, until the calling process says that it has ended
+            (`ended_file`) or until it is gone, then make a last pass. A server that is away
+            meanwhile is waited for.
 
     Returns:
         What was shipped.
@@ -104,13 +104,18 @@ class Sender:
         return summary
 
 
+def ended_file(root: Path, caller: int) -> Path:
+    """Return the file by which a process tells its own sender, and no other, that it has ended."""
+    return root / f".ended-{caller}"
+
+
 def _follow(sender: Sender, caller: int) -> SyncSummary:
     stop = threading.Event()
     summary = SyncSummary(sender.uri)
     away = False
 
     def over() -> bool:
-        return stop.is_set() or os.getppid() != caller or (sender.root / ENDED_NAME).exists()
+        return stop.is_set() or os.getppid() != caller or ended_file(sender.root, caller).exists()
 
     with _on_terminate(stop.set):
         while not over():
@@ -156,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rsgrpo.tracking.sender", description="Ship the spools of a study to MLflow."
     )
     parser.add_argument("root", type=Path, help="the output folder of a study")
-    parser.add_argument("--follow", action="store_true", help="go on until the study has ended")
+    parser.add_argument("--follow", action="store_true", help="go on until the caller has ended")
     parser.add_argument("--tracking-uri", help="MLflow server or database (ROOT/mlflow.db)")
     chosen = parser.parse_args(arguments)
     try:

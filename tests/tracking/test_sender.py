@@ -18,7 +18,7 @@ import pytest
 
 from rsgrpo.errors import UserError
 from rsgrpo.tracking import sender
-from rsgrpo.tracking.sender import main, sync
+from rsgrpo.tracking.sender import ended_file, main, sync
 from rsgrpo.tracking.spool import Spool
 from rsgrpo.tracking.store import CUT_MARKER
 
@@ -327,7 +327,8 @@ def test_follow_ships_what_comes_and_stops_when_the_study_has_ended(
         spool.metrics(2, {"x": 2.0})
         wait_for(lambda: count(root)["metrics"] == 2)
         spool.metrics(3, {"x": 3.0})
-    (root / ".study-ended").touch()
+    ended_file(root, os.getppid() + 1).touch()  # another caller's: not for this sender
+    ended_file(root, os.getppid()).touch()
     thread.join(90)
     assert [summary.metrics for summary in summaries] == [3]
 

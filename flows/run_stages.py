@@ -1,0 +1,148 @@
+"""Stages as Prefect tasks: each in a process of its own, its manifest the only cache.
+
+Prefect orders and shows; it keeps nothing. A task whose stage is finished is over at once, a task
+whose flow is cancelled or killed leaves a stage that the next one goes on with.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run, task_run
+from rsgrpo.launch import Launch
+
+from flows.run_study import recorded
+from flows.shown import ProgressArtifact
+from rsgrpo.config import Config
+from rsgrpo.errors import UserError
+from rsgrpo.processes import Child, check, end_stage, share_done, start_stage
+from rsgrpo.stages import (
+    MANIFEST,
+    Node,
+    find,
+    node_from_json,
+    node_to_json,
+    packages_of,
+    upstream_nodes,
+)
+from rsgrpo.study import prepared
+from rsgrpo.worker import Place
+
+POLL_SECONDS = 0.2
+
+_stopping = threading.Event()
+_open_flows: list[Place] = []
+
+
+def finish(place: Place, node: Node) -> Path:
+    """Finish a node and whatever it needs, stage by stage, each a task run; return its folder."""
+    for upstream in upstream_nodes(node):
+        if find(place.root, upstream) is None:
+            finish(place, upstream)
+    done = run_stage(str(place.root), node_to_json(node), place.launch._asdict())
+    return Path(done["folder"])
+
+
+@contextmanager
+def stages_of(place: Place) -> Iterator[None]:
+    """Run stages in the place's environment, and end those that run when the flow is ended.
+
+    A cancelled flow, SIGTERM and Ctrl-C arrive as exceptions in the main thread; stages are watched
+    in threads of their own.
+    """
+    if threading.current_thread() is not threading.main_thread() or _open_flows:
+        yield  # the flow around this one sees to it
+        return
+    _stopping.clear()
+    _open_flows.append(place)
+    try:
+        with packages_of(place.launch.python):
+            yield
+    except BaseException:
+        _stopping.set()
+        raise
+    finally:
+        _open_flows.clear()
+
+
+def is_stopping() -> bool:
+    """Return whether the flow of this process is being ended."""
+    return _stopping.is_set()
+
+
+@contextmanager
+def alone(config: Config, place: Place) -> Iterator[None]:
+    """Record and ship a flow that was started by itself; one within a study leaves it to that."""
+    if flow_run.parent_flow_run_id is not None:
+        yield
+        return
+    with recorded(config, finish(place, prepared(config)), place.root, place.tracking_uri):
+        yield
+
+
+def _task_name() -> str:
+    tree = json.loads(task_run.parameters["node_json"])["node"]
+    return f"{tree['stage']} {tree['name']}"
+
+
+@task(
+    task_run_name=_task_name,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    log_prints=False,
+)
+def run_stage(root: str, node_json: str, launch: dict[str, str]) -> dict[str, Any]:
+    """Run one stage in a process of its own, or reuse what is finished.
+
+    Args:
+        root: The output root.
+        node_json: The stage, as `node_to_json` writes it.
+        launch: The fields of a `Launch`.
+
+    Returns:
+        Stage, name, folder and key of the finished stage, and whether it was reused.
+
+    Raises:
+        UserError: The stage failed; the sentence is its own.
+    """
+    node, folder = node_from_json(node_json), Path(root)
+    reused = find(folder, node)
+    if reused is None:
+        get_run_logger().info("%s %s begins, log %s", node.stage, node.name, folder / "logs")
+        _watch(start_stage(folder, node, Launch(**launch), wait=True))
+    return _outcome(find(folder, node), node, reused is not None)
+
+
+def _watch(child: Child) -> None:
+    shown = ProgressArtifact(f"{child.node.stage} {child.node.name}")
+    try:
+        while child.process.poll() is None:
+            if _stopping.is_set():
+                raise UserError(f"stage {child.node.stage} of {child.node.name} was stopped")
+            time.sleep(POLL_SECONDS)
+            shown.update(lambda: share_done(child))
+    finally:
+        end_stage(child)
+    check(child)
+    shown.end()
+
+
+def _outcome(folder: Path | None, node: Node, reused: bool) -> dict[str, Any]:
+    if folder is None:
+        raise UserError(f"stage {node.stage} of {node.name} left no {MANIFEST}: see its log")
+    key = folder.name.rpartition("-")[2]
+    return {
+        "stage": node.stage,
+        "name": node.name,
+        "folder": str(folder),
+        "key": key,
+        "reused": reused,
+    }

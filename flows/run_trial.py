@@ -1,0 +1,33 @@
+"""Flow: one (trial, seed), the unit that a worker takes: a policy trained and evaluated."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.evaluate_policy import evaluate_policy
+from flows.run_stages import alone, stages_of
+from flows.train_policy import train_policy
+from rsgrpo.config import Config
+from rsgrpo.worker import Execution, resolve
+
+DEFAULT_CONFIG, DEFAULT_EXECUTION = Config(), Execution()
+
+
+@flow(name="run-trial", result_serializer="json")
+def run_trial(
+    config: Config = DEFAULT_CONFIG,
+    execution: Execution = DEFAULT_EXECUTION,
+    trained: bool = True,
+) -> str:
+    """Train a policy as the `training` branch says and evaluate it; return its scores' folder.
+
+    Args:
+        config: The study's config with this unit's beta and seed in its `training` branch.
+        execution: Where and how.
+        trained: False for the base policy, which is evaluated alone.
+    """
+    place = resolve(execution)
+    with stages_of(place), alone(config, place):
+        if trained:
+            train_policy(config, execution)
+        return evaluate_policy(config, execution, trained)

@@ -1,0 +1,141 @@
+"""Units: one (trial, seed) each, run by this process or by whichever worker takes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+from prefect.futures import PrefectFuture, as_completed
+from prefect.states import Cancelling, State
+
+from flows.run_stages import is_stopping
+from flows.run_trial import run_trial
+from rsgrpo.config import Config
+from rsgrpo.errors import UserError
+from rsgrpo.study import run_identity, study_configs
+from rsgrpo.worker import Execution
+
+DEPLOYMENT = "run-trial/run-trial"
+POLL_SECONDS = 1.0
+
+
+class Unit(NamedTuple):
+    """What a worker takes: a run to train and evaluate, or the base policy to evaluate.
+
+    `config` holds the unit's own beta and seed in its `training` branch.
+    """
+
+    name: str
+    config: Config
+    trained: bool
+
+
+class Outcome(NamedTuple):
+    """A unit that is over; `fault` is the sentence of one that failed."""
+
+    unit: Unit
+    fault: str | None
+
+
+def base_unit(config: Config) -> Unit:
+    """Return the evaluation of the base policy, with its pre-training where it is made here."""
+    return Unit("base", config, trained=False)
+
+
+def trained_units(config: Config) -> list[Unit]:
+    """Return a unit for each run of the study: GRPO, then each beta, each with every seed."""
+    return [Unit(run_identity(c)["policy"], c, trained=True) for c in study_configs(config)]
+
+
+def run_units(units: Iterable[Unit], execution: Execution) -> Iterator[Outcome]:
+    """Run units, `execution.at_once` at a time, and yield each one as it ends.
+
+    Units are taken from the iterable one by one, as there is room for them; one that fails does not
+    stop the others.
+    """
+    running: dict[PrefectFuture[Any], Unit] = {}
+    for unit in units:
+        if len(running) == execution.at_once:
+            yield _first_to_end(running)
+        plain = (unit.config.model_dump(mode="json"), execution.model_dump(mode="json"))
+        running[take_unit.with_options(task_run_name=unit.name).submit(*plain, unit.trained)] = unit
+    while running:
+        yield _first_to_end(running)
+
+
+def finish_units(units: Iterable[Unit], execution: Execution) -> None:
+    """Run units to their end.
+
+    Raises:
+        UserError: Some failed; the sentence names them and why the first did.
+    """
+    refuse_failed([outcome for outcome in run_units(units, execution) if outcome.fault])
+
+
+def refuse_failed(failed: list[Outcome]) -> None:
+    """Raise one UserError for the units that failed, if any did."""
+    if failed:
+        names = ", ".join(outcome.unit.name for outcome in failed)
+        raise UserError(
+            f"{len(failed)} runs failed ({names}), the first because: {failed[0].fault}; run the "
+            "same command again, what is finished is kept"
+        )
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def take_unit(config: dict[str, Any], execution: dict[str, Any], trained: bool) -> None:
+    """Run one unit here, or hand it to a worker and wait for it.
+
+    Raises:
+        UserError: The unit failed or was stopped.
+    """
+    if execution["units"] == "here":
+        run_trial(Config.model_validate(config), Execution.model_validate(execution), trained)
+        return
+    parameters = {
+        "config": config,
+        "execution": {**execution, "units": "here", "at_once": 1},
+        "trained": trained,
+    }
+    _wait_for_worker(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0).id)
+
+
+def _first_to_end(running: dict[PrefectFuture[Any], Unit]) -> Outcome:
+    future = next(iter(as_completed(list(running))))
+    return Outcome(running.pop(future), _fault(future.state))
+
+
+def _fault(state: State) -> str | None:
+    if state.is_completed():
+        return None
+    return (state.message or state.name).removeprefix("Task run encountered an exception ")
+
+
+def _wait_for_worker(flow_run: UUID) -> None:
+    while not (state := _state_of(flow_run)) or not state.is_final():
+        if is_stopping():
+            _cancel(flow_run)
+            raise UserError("the unit was stopped with the flow that asked for it")
+        time.sleep(POLL_SECONDS)
+    if not state.is_completed():
+        raise UserError(f"its flow run ended as {state.name}: {state.message or 'see its logs'}")
+
+
+def _state_of(flow_run: UUID) -> State | None:
+    """Return a flow run's state, None while the server does not answer."""
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(flow_run).state
+    except Exception:  # a server that is away comes back; the worker goes on meanwhile
+        return None
+
+
+def _cancel(flow_run: UUID) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run, Cancelling())

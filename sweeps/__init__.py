@@ -1,0 +1,1 @@
+"""What to run next: studies that ask for trials and are told what they gave."""
