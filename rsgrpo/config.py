@@ -30,6 +30,7 @@ from rsgrpo.data.catalogue import CATALOGUE, could_be_a_name
 from rsgrpo.errors import UserError, unknown
 
 ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
+DEFAULT_REWARD = "verifier"
 
 
 class Model(BaseModel):
@@ -187,12 +188,15 @@ RiskBeta = Annotated[
 class TrainingConfig(Model):
     """One RL run. A step draws `prompts_per_step * num_generations` completions.
 
+    `reward` names what training rewards: `verifier` is the grader of the evaluation; any other name
+    is one that an installed package registers. `processes` train together, started by a launcher.
     `trl` passes further TRL arguments through by name; those that RS-GRPO cannot honour are
     refused when the trainer is built.
     """
 
     advantage: AdvantageConfig = AdvantageConfig()
     risk_beta: RiskBeta = 2.0
+    reward: str = DEFAULT_REWARD
     dynamic_sampling: Literal["off", "drop", "refill"] = "drop"
     max_refill_rounds: int = Field(4, ge=1)
     steps: int = Field(100, ge=1)

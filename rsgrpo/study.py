@@ -15,6 +15,7 @@ from rsgrpo.config import AdvantageConfig, Config
 from rsgrpo.data.catalogue import file_of
 from rsgrpo.errors import UserError
 from rsgrpo.stages import MANIFEST, Input, Node
+from rsgrpo.training.named_rewards import reward_version
 
 
 class Run(NamedTuple):
@@ -93,7 +94,10 @@ def trained_run(config: Config, base: Input) -> Run:
     """
     identity = run_identity(config)
     inputs = {"data": prepared(config), "policy": base}
-    training = Node("train", identity["policy"], config, inputs, {"identity": identity})
+    extras: dict[str, Any] = {"identity": identity}
+    if version := reward_version(config.training.reward):
+        extras["reward_version"] = version
+    training = Node("train", identity["policy"], config, inputs, extras)
     sampling = config.sampling
     seeded = sampling.model_copy(update={"seed": sampling.seed + 1 + config.training.seed})
     evaluated = config.model_copy(update={"sampling": seeded})

@@ -47,6 +47,8 @@ class SpoolCallback(TrainerCallback):  # type: ignore[misc]
             for name, value in (logs or {}).items()
             if isinstance(value, int | float)
         }
+        if torch.cuda.is_available():
+            numbers["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if "loss" in numbers:
             self.spool.metrics(state.global_step // self.updates_per_step, numbers)
 

@@ -1,4 +1,4 @@
-"""The training reward: the grader of the evaluation, asked once for each batch of completions."""
+"""The default training reward: the grader of the evaluation, asked once for each batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from rsgrpo.config import GradingConfig
 from rsgrpo.grading.grade import grade
 from rsgrpo.grading.pool import GradingPool
 from rsgrpo.records import Answer
-
-Reward = Callable[..., list[float]]
+from rsgrpo.training.named_rewards import Reward, completion_text
 
 
 def make_reward(
@@ -36,10 +35,11 @@ def make_reward(
         log_metric: Callable[[str, float], None] | None = None,
         **_: Any,
     ) -> list[float]:
+        texts = map(completion_text, completions)
         rows = [
-            Answer("", text, gold, index, _text(completion), not ids or ids[-1] not in ends)
-            for index, (text, gold, completion, ids) in enumerate(
-                zip(problem, answer, completions, completion_ids, strict=True)
+            Answer("", text, gold, index, completed, not ids or ids[-1] not in ends)
+            for index, (text, gold, completed, ids) in enumerate(
+                zip(problem, answer, texts, completion_ids, strict=True)
             )
         ]
         verdicts = grade(rows, grading, pool)
@@ -50,7 +50,3 @@ def make_reward(
         return [float(verdict.correct) for verdict in verdicts]
 
     return verified
-
-
-def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])

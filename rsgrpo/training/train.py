@@ -7,26 +7,28 @@ KL term and with it the reference model, a value network, and reward shaping of 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsgrpo.config import Config, PromptConfig, TrainingConfig, flatten
+from rsgrpo.config import DEFAULT_REWARD, Config, PromptConfig, TrainingConfig, flatten
 from rsgrpo.data.jsonl import read_problems
 from rsgrpo.errors import UserError
 from rsgrpo.policy.load import end_tokens, load_policy, save_policy
 from rsgrpo.policy.prompts import refuse_missing_template, render_prompts, training_prompt
-from rsgrpo.stages import WORK
+from rsgrpo.stages import WORK, rank, world_size
 from rsgrpo.tracking.journal import record_dataset, record_environment, training_run
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool
+from rsgrpo.training.checkpoints import last_checkpoint, step_of
+from rsgrpo.training.named_rewards import named_reward
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from rsgrpo.training.stopping import Stopping
     from rsgrpo.training.trainer import RSGRPOConfig, RSGRPOTrainer
 
 # What `training.trl` may set although a value is given here.
@@ -37,7 +39,6 @@ FREE = {
     "gradient_checkpointing",
     "loss_type",
     "lr_scheduler_type",
-    "save_total_limit",
     "use_cpu",
 }
 
@@ -49,11 +50,13 @@ def train(
     policy: str | Path,
     identity: dict[str, Any],
     out: Path,
+    reward_version: str | None = None,
 ) -> None:
     """Train a policy and write its directory, with the run's spool beside it.
 
-    Killed at any moment, the next call goes on from the last checkpoint. The process opens no
-    network connection and no tracking database.
+    Killed at any moment, the next call goes on from the last checkpoint; SIGTERM saves one first.
+    The process opens no network connection and no tracking database. Of several ranks that a
+    launcher started, the first records and writes.
 
     Args:
         config: The study; `training`, `grading` and `prompt` are read.
@@ -61,51 +64,59 @@ def train(
         policy: The base policy: a directory or a hub id.
         identity: `policy`, `method`, `risk_beta` and `seed` of the run, kept with its records.
         out: Where the trained policy goes.
+        reward_version: The version of a registered reward, as the study was planned with.
 
     Raises:
-        UserError: The training set is missing or the trainer refuses a setting.
+        UserError: The training set is missing, the trainer refuses a setting, the reward is not
+            installed, or another number of processes was started than `training.processes`.
+        SystemExit: SIGTERM came (status 143).
     """
     # TRL imports MLflow wherever it is installed, and reports to a hub unless told not to.
     os.environ["DISABLE_MLFLOW_INTEGRATION"] = "TRUE"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from rsgrpo.grading.pool import GradingPool
-    from rsgrpo.training.callbacks import AdvantageShapeRecorder, ProgressCallback, SpoolCallback
     from rsgrpo.training.rewards import make_reward
+    from rsgrpo.training.stopping import Stopping
 
-    _refuse_several_processes()
-    settings, checkpoints = config.training, out / WORK
+    settings, grading = config.training, config.grading
+    _refuse_other_count(settings.processes)
     # Weights stay in float32, as in TRL: updates of 1e-6 vanish in bfloat16.
     model, tokenizer = load_policy(policy, dtype="float32")
     refuse_missing_template(tokenizer, config.prompt.template)
     dataset = training_set(config, data, tokenizer)
-    grading = config.grading
+    if rank() == 0:
+        _write_prompt(out / "environment", config.prompt, dataset, tokenizer)
+    stopping = Stopping(settings.minibatches, settings.processes)
     with (
-        Spool(out / SPOOL_NAME, training_run(str(identity["policy"]), out)) as spool,
-        _ending(spool),
+        stopping.listening(),
+        _recorded(config, identity, data, out) as spool,
         GradingPool.from_config(grading) as pool,
     ):
-        _start(spool, config, identity)
-        _write_prompt(out / "environment", config.prompt, dataset, tokenizer)
-        record_environment(spool, out / "environment", config)
-        record_dataset(spool, data)
+        if settings.reward == DEFAULT_REWARD:
+            reward = make_reward(grading, end_tokens(model, tokenizer), pool)
+        else:
+            reward = named_reward(settings.reward, reward_version)
         trainer = _build(
             model=model,
-            reward_funcs=make_reward(grading, end_tokens(model, tokenizer), pool),
-            args=trainer_arguments(settings, checkpoints),
+            reward_funcs=reward,
+            args=trainer_arguments(settings, out / WORK),
             train_dataset=dataset,
             processing_class=tokenizer,
-            on_groups=AdvantageShapeRecorder(spool, settings.histogram_every, settings.minibatches),
-            callbacks=[
-                SpoolCallback(spool, settings.minibatches),
-                ProgressCallback(settings.minibatches),
-            ],
+            **_observers(spool, settings, stopping),
         )
-        last = _last_checkpoint(checkpoints)
-        if last and _step(last) >= trainer.args.max_steps:
-            model, _ = load_policy(last, dtype="float32")  # the trainer would add a step to it
-        else:
-            trainer.train(resume_from_checkpoint=last and str(last))
-        save_policy(model, tokenizer, out)
+        trained = _go_on(trainer, stopping, last_checkpoint(out / WORK, settings.processes))
+        if rank() == 0:
+            save_policy(trained, tokenizer, out)
+
+
+def _go_on(trainer: RSGRPOTrainer, stopping: Stopping, checkpoint: Path | None) -> PreTrainedModel:
+    """Train to the end, from a checkpoint where there is one; return the trained model."""
+    if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
+        model, _ = load_policy(checkpoint, dtype="float32")
+        return model  # the trainer would add a step to it
+    model = trainer.model
+    stopping.train(trainer, checkpoint)
+    return model
 
 
 def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -155,7 +166,7 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
         "dynamic_sampling": settings.dynamic_sampling,
         "max_refill_rounds": settings.max_refill_rounds,
         "max_steps": settings.steps * settings.minibatches,
-        "per_device_train_batch_size": rows // parts,
+        "per_device_train_batch_size": rows // parts // settings.processes,
         "gradient_accumulation_steps": settings.gradient_accumulation,
         "steps_per_generation": parts,
         "num_generations": settings.num_generations,
@@ -173,11 +184,12 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
         "bf16": torch.cuda.is_available(),
         "gradient_checkpointing": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available(),
+        "ddp_backend": None if torch.cuda.is_available() or settings.processes == 1 else "gloo",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": settings.minibatches,
         "save_strategy": "steps",
         "save_steps": settings.save_every * settings.minibatches,
-        "save_total_limit": 2,
+        "save_total_limit": settings.save_total_limit,
         "report_to": [],
         "disable_tqdm": True,
     }
@@ -201,6 +213,35 @@ def _build(**arguments: Any) -> RSGRPOTrainer:
     return trainer
 
 
+@contextmanager
+def _recorded(
+    config: Config, identity: dict[str, Any], data: Path, out: Path
+) -> Iterator[Spool | None]:
+    """Open the run's spool in the first rank, with what is known at the start; None in others."""
+    if rank():
+        yield None
+        return
+    spool = Spool(out / SPOOL_NAME, training_run(str(identity["policy"]), out))
+    with spool, _ending(spool):
+        _start(spool, config, identity)
+        record_environment(spool, out / "environment", config)
+        record_dataset(spool, data)
+        yield spool
+
+
+def _observers(spool: Spool | None, settings: TrainingConfig, stopping: Stopping) -> dict[str, Any]:
+    """Return who follows the training: only the first rank records and shows progress."""
+    from rsgrpo.training.callbacks import AdvantageShapeRecorder, ProgressCallback, SpoolCallback
+
+    if spool is None:
+        return {"callbacks": [stopping]}
+    updates = settings.minibatches
+    return {
+        "on_groups": AdvantageShapeRecorder(spool, settings.histogram_every, updates),
+        "callbacks": [SpoolCallback(spool, updates), ProgressCallback(updates), stopping],
+    }
+
+
 def _start(spool: Spool, config: Config, identity: dict[str, Any]) -> None:
     params = dict(flatten(config.model_dump(mode="json")))
     tags = {key: str(value) for key, value in identity.items()} | {"stage": "train"}
@@ -221,11 +262,12 @@ def _write_prompt(folder: Path, prompt: PromptConfig, dataset: Dataset, tokenize
     (folder / "prompt.txt").write_text(text, encoding="utf-8")
 
 
-def _refuse_several_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+def _refuse_other_count(processes: int) -> None:
+    started = world_size()
+    if started != processes:
         raise UserError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: this stage trains in one process; for "
-            "several use RSGRPOTrainer in a script of your own"
+            f"training.processes is {processes}, but WORLD_SIZE is {started}: start {processes} "
+            f"with the launcher torchrun or accelerate, or set training.processes to {started}"
         )
 
 
@@ -245,27 +287,9 @@ def _ending(spool: Spool) -> Iterator[None]:
         yield
     except BaseException as fault:
         with suppress(OSError):
-            spool.end("KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED")
+            spool.end("FAILED" if isinstance(fault, Exception) else "KILLED")
         raise
     spool.end()
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint: the trainer's state is the last file of one."""
-    complete = [c for c in folder.glob("checkpoint-*") if _is_json(c / "trainer_state.json")]
-    return max(complete, key=_step, default=None)
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _one_line(fault: Exception) -> str:

@@ -355,11 +355,13 @@ def _refuse_settings(args: RSGRPOConfig) -> None:
         )
     window = args.steps_per_generation * args.num_iterations
     saved = args.save_steps * args.gradient_accumulation_steps
+    exact = window // math.gcd(window, args.gradient_accumulation_steps)
     if args.save_strategy == "steps" and args.save_steps >= 1 and saved % window:
         raise ValueError(
             f"save_steps is {args.save_steps}: save_steps * gradient_accumulation_steps must be a "
             f"multiple of steps_per_generation * num_iterations = {window}, or a resumed run would "
-            "differ from an undisturbed one"
+            "differ from an undisturbed one: set save_steps to "
+            f"{math.ceil(args.save_steps / exact) * exact}"
         )
 
 
