@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,19 +95,19 @@ def up(
     _need("prefect", "mlflow")
     import signal
 
-    from flows.services import services, watch
+    from flows.services import keep_running, service_environment, services
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is ended
-    with services(home.absolute(), workers, prefect_port, mlflow_port, typer.echo) as (at, running):
+    home = home.absolute()
+    with services(home, workers, prefect_port, mlflow_port, _say) as (at, running):
         for service in running[2:]:
-            typer.echo(f"worker {service.name} takes flow runs, log {service.log}")
-        typer.echo(f"\nPrefect  {at.prefect_ui}\nMLflow   {at.mlflow}\nlogs     {home / 'logs'}\n")
-        typer.echo("next, in another terminal: prefect deploy --all")
+            _say(f"worker {service.name} takes flow runs, log {service.log}")
+        _say(f"\nPrefect  {at.prefect_ui}\nMLflow   {at.mlflow}\nlogs     {home / 'logs'}\n")
+        _say("next, in another terminal: prefect deploy --all")
         if prefect_port != 4200:
-            typer.echo(f"with: export PREFECT_API_URL={at.prefect_api}")
-        typer.echo("Ctrl-C ends everything")
-        sys.stdout.flush()
-        watch(running)
+            _say(f"with: export PREFECT_API_URL={at.prefect_api}")
+        _say("Ctrl-C ends everything")
+        keep_running(running, service_environment(home, at), _say)
 
 
 def doctor(
@@ -128,6 +127,10 @@ def doctor(
             ill += 1
     if ill:
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _run_flow(

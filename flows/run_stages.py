@@ -17,12 +17,12 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run, task_run
-from rsgrpo.launch import Launch
 
 from flows.run_study import recorded
 from flows.shown import ProgressArtifact
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError
+from rsgrpo.launch import Launch
 from rsgrpo.processes import Child, check, end_stage, share_done, start_stage
 from rsgrpo.stages import (
     MANIFEST,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsgrpo.errors import UserError
-from rsgrpo.processes import end_processes, start_process
+from rsgrpo.processes import end_process, end_processes, start_process
 
 HOST = "127.0.0.1"
 HEALTHY_SECONDS = 120.0
@@ -40,9 +40,10 @@ class Addresses(NamedTuple):
 
 
 class Service(NamedTuple):
-    """A running service with its log."""
+    """A running service: its command line after `python -m`, its process, its log."""
 
     name: str
+    command: tuple[str, ...]
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -60,6 +61,9 @@ def services(
         mlflow_port: Port of the MLflow server.
         say: Takes a line for the user as each service answers.
 
+    Yields:
+        The addresses, and the list of the running services.
+
     Raises:
         UserError: A port is taken, or a service ended or did not answer in time.
     """
@@ -70,10 +74,7 @@ def services(
     running: list[Service] = []
 
     def start(name: str, *command: str) -> Service:
-        log = home / "logs" / f"{name}.log"
-        alive = [sys.executable, "-m", "rsgrpo.lifeline", str(os.getpid())]
-        process = start_process([*alive, sys.executable, "-m", *command], log, environment)
-        running.append(Service(name, process, log))
+        running.append(start_service(name, command, home / "logs" / f"{name}.log", environment))
         return running[-1]
 
     try:
@@ -187,17 +188,28 @@ def wait_healthy(service: Service, url: str, say: Callable[[str], None]) -> None
     say(f"{service.name} answers at {url.removesuffix('/health')}")
 
 
-def watch(running: list[Service]) -> None:
-    """Return when a service has ended.
+def start_service(
+    name: str, command: tuple[str, ...], log: Path, environment: Mapping[str, str]
+) -> Service:
+    """Start `python -m COMMAND` so that it ends with this process, however that ends."""
+    alive = [sys.executable, "-m", "rsgrpo.lifeline", str(os.getpid())]
+    process = start_process([*alive, sys.executable, "-m", *command], log, environment)
+    return Service(name, command, process, log)
 
-    Raises:
-        UserError: Always; the sentence names the service and its log.
-    """
+
+def keep_running(
+    running: list[Service], environment: Mapping[str, str], say: Callable[[str], None]
+) -> None:
+    """Start every service again that ends, until Ctrl-C: what it served goes on meanwhile."""
     while True:
-        for service in running:
+        for place, service in enumerate(running):
             if service.process.poll() is not None:
-                raise UserError(
-                    f"{service.name} ended with status {service.process.returncode}: see "
-                    f"{service.log}, then start everything again; nothing recorded is lost"
+                log = service.log.with_suffix(f".{time.strftime('%H%M%S')}.log")
+                say(f"{service.name} ended with status {service.process.returncode}, log {log}")
+                service.log.replace(log)
+                end_process(service.process)  # what it left in its process group
+                running[place] = start_service(
+                    service.name, service.command, service.log, environment
                 )
-        time.sleep(0.5)
+                say(f"{service.name} is started again")
+        time.sleep(1.0)

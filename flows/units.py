@@ -108,13 +108,14 @@ def take_unit(config: dict[str, Any], execution: dict[str, Any], trained: bool) 
 
 def _first_to_end(running: dict[PrefectFuture[Any], Unit]) -> Outcome:
     future = next(iter(as_completed(list(running))))
+    future.wait()  # its state is the final one only then
     return Outcome(running.pop(future), _fault(future.state))
 
 
 def _fault(state: State) -> str | None:
     if state.is_completed():
         return None
-    return (state.message or state.name).removeprefix("Task run encountered an exception ")
+    return (state.message or state.name).rpartition("UserError: ")[2]
 
 
 def _wait_for_worker(flow_run: UUID) -> None:

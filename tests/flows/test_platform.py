@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import time
+import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rsgrpo.config import load_config
@@ -22,15 +22,22 @@ from tests.flows.conftest import (
     PREFECT,
     RSGRPO,
     Platform,
-    read_until,
     started_platform,
     wait_until,
 )
 
 pytestmark = pytest.mark.slow
 
-# Training long enough to be met running.
-SWEEP = [*TINY, "name=sweep", "training.steps=40", "training.save_every=2"]
+# Training long enough to be met running, on a base that solves some problems and not others.
+SWEEP = [
+    *TINY,
+    "name=sweep",
+    "policy.hidden_size=32",
+    "policy.pretrain.steps=600",
+    "training.steps=40",
+    "training.save_every=2",
+    "training.learning_rate=1e-3",
+]
 
 
 def config(*overrides: str) -> str:
@@ -63,8 +70,6 @@ def read_api(platform: Platform, kind: str) -> list[dict[str, Any]]:
         "    if len(page) < 200: break\n"
         "import json; print(json.dumps(found))"
     )
-    import sys
-
     found = platform.run(sys.executable, "-c", code, platform.environment["PREFECT_API_URL"], kind)
     rows: list[dict[str, Any]] = json.loads(found.strip().splitlines()[-1])
     return rows
@@ -75,18 +80,24 @@ def swept(platform: Platform) -> Platform:
     """A platform on which one undisturbed sweep has run by its bare name."""
     printed = platform.run(*sweep_command("beta-sweep", config()))
     assert "Completed" in printed
+    values = {row["pass_at_k"] for row in table(platform.root) if row["benchmark"] == "mean"}
+    assert len(values) > 5, "a table of zeros would equal any other"
     return platform
 
 
 def test_every_stage_is_visible_in_prefect(swept: Platform) -> None:
     runs = read_api(swept, "flow_runs")
     assert {run["state"]["type"] for run in runs} == {"COMPLETED"}
-    names = Counter(run["state"] and run["deployment_id"] is not None for run in runs)
-    assert names[True] == 4  # the sweep and three units that workers took: base, GRPO, beta 4
+    deployed = [run for run in runs if run["deployment_id"]]
+    assert len(deployed) == 4  # the sweep and the units that workers took: base, GRPO, beta 4
     seen = {run["name"] for run in read_api(swept, "task_runs")}
     assert set(stages_done(swept.root)) <= seen
-    kinds = {artifact["type"] for artifact in read_api(swept, "artifacts")}
-    assert {"table", "markdown", "link", "progress"} <= kinds
+    artifacts = read_api(swept, "artifacts")
+    assert {"table", "markdown", "progress"} <= {artifact["type"] for artifact in artifacts}
+    shown = {artifact["key"]: artifact["data"] for artifact in artifacts if artifact["key"]}
+    assert swept.mlflow in shown["sweep-mlflow"]
+    assert "RS-GRPO (beta 4) solves" in shown["sweep-headline"]
+    assert len(json.loads(shown["sweep-pass-at-k"])) == 3 * 2
 
 
 def test_every_run_is_in_mlflow(swept: Platform) -> None:
@@ -154,3 +165,73 @@ def test_the_pipeline_verb_gives_the_same_table_as_the_demo(
         swept.environment["RSGRPO_WORKER"] = before
     assert table(tmp_path / "flow") == table(swept.root)
     assert stages_done(tmp_path / "flow") == stages_done(swept.root)
+
+
+def trainer_at_work(platform: Platform) -> list[int]:
+    """Return the trainers of RS-GRPO that have saved a checkpoint and not yet ended."""
+    begun = [
+        folder
+        for folder in (platform.root / "train").glob("rs_grpo*")
+        if any((folder / ".work").glob("checkpoint-*")) and not (folder / "manifest.json").exists()
+    ]
+    return platform.pids("rsgrpo.stages", "rs_grpo") if begun else []
+
+
+def start_sweep(platform: Platform) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        sweep_command("beta-sweep", config()),
+        cwd=CHECKOUT,
+        env=platform.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def flow_of(pid: int) -> int:
+    """Return the flow's process that a trainer belongs to."""
+    return psutil.Process(pid).ppid()
+
+
+def test_kill_9_of_trainer_flow_and_worker_then_the_same_command_gives_the_same_table(
+    swept: Platform, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with started_platform(tmp_path_factory.mktemp("killed"), workers=2) as killed:
+        for whom in ("trainer", "flow", "worker"):
+            command = start_sweep(killed)
+            wait_until(lambda: trainer_at_work(killed), 240)
+            [trainer, *_] = trainer_at_work(killed)
+            flow = flow_of(trainer)
+            worker = psutil.Process(flow).ppid()
+            done = len(manifests(killed.root))
+            victim = {"trainer": trainer, "flow": flow, "worker": worker}[whom]
+            os.kill(victim, signal.SIGKILL)
+            if whom == "worker":  # its flow goes on, and `rsgrpo up` starts it again
+                wait_until(lambda: psutil.Process(flow).ppid() == 1, 10)
+                break
+            printed, _ = command.communicate(timeout=300)
+            assert "Failed" in printed
+            wait_until(lambda: killed.pids("rsgrpo.stages") == [], 10)
+            assert len(manifests(killed.root)) >= done
+        printed, _ = command.communicate(timeout=300)
+        assert "Completed" in printed
+        assert "Completed" in killed.run(*sweep_command("beta-sweep", config()))
+        assert table(killed.root) == table(swept.root)
+        assert stages_done(killed.root) == stages_done(swept.root)
+        assert rewards_of(killed) == rewards_of(swept)
+
+
+def rewards_of(platform: Platform) -> dict[str, list[tuple[int, float]]]:
+    """Return (step, reward) of each training run in MLflow, duplicates and all."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(platform.mlflow)
+    experiment = client.get_experiment_by_name("rsgrpo")
+    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'train'")
+    return {
+        run.info.run_name: [
+            (point.step, point.value)
+            for point in client.get_metric_history(run.info.run_id, "reward")
+        ]
+        for run in runs
+    }
