@@ -16,6 +16,7 @@ from flows.units import (
     Unit,
     base_unit,
     finish_units,
+    other_units,
     refuse_failed,
     run_units,
     trained_units,
@@ -60,7 +61,8 @@ class Sweep:
         self._outcomes: defaultdict[int, list[Outcome]] = defaultdict(list)
 
     def units(self) -> Iterator[Unit]:
-        """Yield GRPO's units, then each trial's as it is asked for, a unit a seed."""
+        """Yield what is no trial, then each trial's units as it is asked for, one a seed."""
+        yield from other_units(self._config)
         units = trained_units(self._config)
         yield from (unit for unit in units if unit.config.training.advantage.name != "rs_grpo")
         for number, beta in next_betas(self._study, self._config.study.risk_betas):

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.run_stages import alone, finish, stages_of
 from rsgrpo.config import Config
-from rsgrpo.study import base_policy, base_run, trained_run
+from rsgrpo.study import named_run
 from rsgrpo.worker import Execution, resolve
 
 DEFAULT_CONFIG, DEFAULT_EXECUTION = Config(), Execution()
@@ -16,18 +16,17 @@ DEFAULT_CONFIG, DEFAULT_EXECUTION = Config(), Execution()
 def evaluate_policy(
     config: Config = DEFAULT_CONFIG,
     execution: Execution = DEFAULT_EXECUTION,
-    trained: bool = True,
+    policy: str = "trained",
 ) -> str:
     """Sample, grade and score a policy; return the folder of its scores.
 
     Args:
         config: The study's config.
         execution: Where and how.
-        trained: The policy that the `training` branch makes (trained first where it is not yet);
-            False for the base policy.
+        policy: `trained` for the policy that the `training` branch makes (trained first where it
+            is not yet), `base` for the one it starts from, or a name under `study.rollouts`.
     """
-    base = base_policy(config)
-    run = trained_run(config, base) if trained else base_run(config, base)
+    run = named_run(config, policy)
     place = resolve(execution)
     with stages_of(place), alone(config, place):
         return str(finish(place, run.score))

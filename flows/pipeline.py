@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.study_orders import run_in_prefect
-from flows.units import base_unit, finish_units, trained_units
+from flows.units import base_unit, finish_units, other_units, trained_units
 from rsgrpo.config import Config
 from rsgrpo.worker import Execution
 
@@ -21,4 +21,4 @@ def pipeline(config: Config = DEFAULT_CONFIG, execution: Execution = DEFAULT_EXE
 def run_every_unit(config: Config, execution: Execution) -> None:
     """Finish all units of a study: the base first, since the others start at it."""
     finish_units([base_unit(config)], execution)
-    finish_units(trained_units(config), execution)
+    finish_units([*trained_units(config), *other_units(config)], execution)

@@ -77,7 +77,7 @@ def waves(study: Study) -> tuple[list[Node], list[Node]]:
     """
     base = [study.base] if isinstance(study.base, Node) else []
     trained = [run.score for run in study.runs if run.training]
-    others = [run.score for run in study.runs if not run.training]
+    others = [run.score for run in (*study.runs, *study.rollouts) if not run.training]
     return base, trained + others
 
 

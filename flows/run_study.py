@@ -138,7 +138,7 @@ def study_folders(root: Path, study: Study) -> dict[str, tuple[Path, Path | None
 
     return {
         one.name: (run(root, one.score), run(root, one.training) if one.training else None)
-        for one in study.runs
+        for one in (*study.runs, *study.rollouts)
     }
 
 

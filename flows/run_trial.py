@@ -17,17 +17,17 @@ DEFAULT_CONFIG, DEFAULT_EXECUTION = Config(), Execution()
 def run_trial(
     config: Config = DEFAULT_CONFIG,
     execution: Execution = DEFAULT_EXECUTION,
-    trained: bool = True,
+    policy: str = "trained",
 ) -> str:
     """Train a policy as the `training` branch says and evaluate it; return its scores' folder.
 
     Args:
         config: The study's config with this unit's beta and seed in its `training` branch.
         execution: Where and how.
-        trained: False for the base policy, which is evaluated alone.
+        policy: As for `evaluate_policy`; what is not `trained` here is evaluated alone.
     """
     place = resolve(execution)
     with stages_of(place), alone(config, place):
-        if trained:
+        if policy == "trained":
             train_policy(config, execution)
-        return evaluate_policy(config, execution, trained)
+        return evaluate_policy(config, execution, policy)

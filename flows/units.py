@@ -26,14 +26,15 @@ POLL_SECONDS = 1.0
 
 
 class Unit(NamedTuple):
-    """What a worker takes: a run to train and evaluate, or the base policy to evaluate.
+    """What a worker takes: a run to train and evaluate, or something else to evaluate alone.
 
-    `config` holds the unit's own beta and seed in its `training` branch.
+    `config` holds the unit's own beta and seed in its `training` branch; `policy` is as for
+    `named_run`.
     """
 
     name: str
     config: Config
-    trained: bool
+    policy: str
 
 
 class Outcome(NamedTuple):
@@ -45,12 +46,17 @@ class Outcome(NamedTuple):
 
 def base_unit(config: Config) -> Unit:
     """Return the evaluation of the base policy, with its pre-training where it is made here."""
-    return Unit("base", config, trained=False)
+    return Unit("base", config, "base")
 
 
 def trained_units(config: Config) -> list[Unit]:
     """Return a unit for each run of the study: GRPO, then each beta, each with every seed."""
-    return [Unit(run_identity(c)["policy"], c, trained=True) for c in study_configs(config)]
+    return [Unit(run_identity(c)["policy"], c, "trained") for c in study_configs(config)]
+
+
+def other_units(config: Config) -> list[Unit]:
+    """Return a unit for each file of rollouts made elsewhere."""
+    return [Unit(name, config, name) for name in config.study.rollouts]
 
 
 def run_units(units: Iterable[Unit], execution: Execution) -> Iterator[Outcome]:
@@ -64,7 +70,7 @@ def run_units(units: Iterable[Unit], execution: Execution) -> Iterator[Outcome]:
         if len(running) == execution.at_once:
             yield _first_to_end(running)
         plain = (unit.config.model_dump(mode="json"), execution.model_dump(mode="json"))
-        running[take_unit.with_options(task_run_name=unit.name).submit(*plain, unit.trained)] = unit
+        running[take_unit.with_options(task_run_name=unit.name).submit(*plain, unit.policy)] = unit
     while running:
         yield _first_to_end(running)
 
@@ -89,19 +95,19 @@ def refuse_failed(failed: list[Outcome]) -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def take_unit(config: dict[str, Any], execution: dict[str, Any], trained: bool) -> None:
+def take_unit(config: dict[str, Any], execution: dict[str, Any], policy: str) -> None:
     """Run one unit here, or hand it to a worker and wait for it.
 
     Raises:
         UserError: The unit failed or was stopped.
     """
     if execution["units"] == "here":
-        run_trial(Config.model_validate(config), Execution.model_validate(execution), trained)
+        run_trial(Config.model_validate(config), Execution.model_validate(execution), policy)
         return
     parameters = {
         "config": config,
         "execution": {**execution, "units": "here", "at_once": 1},
-        "trained": trained,
+        "policy": policy,
     }
     _wait_for_worker(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0).id)
 

@@ -302,12 +302,16 @@ class EvaluationConfig(Model):
 
 
 class StudyConfig(Model):
-    """Which runs are compared: GRPO and one RS-GRPO run for each beta, each with every seed."""
+    """Which runs are compared: GRPO and one RS-GRPO run for each beta, each with every seed.
+
+    `rollouts` names files of completions made elsewhere, which are graded and scored beside them.
+    """
 
     grpo: bool = True
     risk_betas: tuple[float, ...] = (0.0, 2.0, 4.0, 8.0)
     seeds: tuple[int, ...] = Field((0, 1), min_length=1)
     headline_beta: float = 4.0
+    rollouts: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Path] = {}
 
     @model_validator(mode="after")
     def _each_run_once(self) -> StudyConfig:

@@ -80,7 +80,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the paths of a file relative to its folder; a checkpoint only where it lies there."""
-    data, policy = tree.get("data"), tree.get("policy")
+    data, policy, study = tree.get("data"), tree.get("policy"), tree.get("study")
     if isinstance(data, dict):
         if isinstance(data.get("train"), str):
             data["train"] = _place(data["train"], folder)
@@ -92,6 +92,8 @@ def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(policy, dict) and isinstance(policy.get("checkpoint"), str):
         beside = folder / policy["checkpoint"]
         policy["checkpoint"] = str(beside) if beside.exists() else policy["checkpoint"]
+    if isinstance(study, dict) and isinstance(study.get("rollouts"), dict):
+        study["rollouts"] = {n: str(folder / str(file)) for n, file in study["rollouts"].items()}
     return tree
 
 

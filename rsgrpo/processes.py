@@ -32,6 +32,7 @@ STAGE_SECONDS = {
     "train": 30,
     "sample": 12,
     "grade": 2,
+    "grade_rollouts": 2,
     "score": 2,
     "analyse": 8,
 }

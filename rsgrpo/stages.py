@@ -86,6 +86,9 @@ STAGES: dict[str, Stage] = {
         ("grading", "sampling/store.py", "data/countdown.py"),
         ("math-verify",),
     ),
+    "grade_rollouts": Stage(
+        "rsgrpo.grading.stage:grade_rollouts_stage", ("grading",), ("grading",), ("math-verify",)
+    ),
     "score": Stage(
         "rsgrpo.evaluation.score:score",
         ("evaluation", "grading"),

@@ -32,21 +32,50 @@ class Run(NamedTuple):
 
 
 class Study(NamedTuple):
-    """All nodes of a study."""
+    """All nodes of a study; `rollouts` are scored beside its runs and not part of the analysis."""
 
     base: Input
     runs: list[Run]
+    rollouts: list[Run]
     analysis: Node
 
 
 def plan_study(config: Config) -> Study:
-    """Return the nodes of a study: the base and each method with each seed, then the analysis."""
+    """Return the nodes of a study: the base and each method with each seed, then the analysis.
+
+    Rollouts made elsewhere are of other prompts than the study's, so that they stand apart.
+    """
     base = base_policy(config)
     runs = [base_run(config, base), *(trained_run(c, base) for c in study_configs(config))]
     scores: dict[str, Node | Path] = {run.name: run.score for run in runs}
     trainings: dict[str, Node | Path] = {r.name: r.training for r in runs if r.training}
     inputs: dict[str, Input] = {"scores": scores, "runs": trainings}
-    return Study(base, runs, Node("analyse", config.name, config, inputs))
+    rollouts = [rollouts_run(config, name) for name in config.study.rollouts]
+    return Study(base, runs, rollouts, Node("analyse", config.name, config, inputs))
+
+
+def named_run(config: Config, policy: str) -> Run:
+    """Return one run of a study.
+
+    Args:
+        config: The study; its `training` branch is the run's own.
+        policy: `trained` for the policy that the `training` branch makes, `base` for the one that
+            it starts from, or a name under `study.rollouts`.
+    """
+    if policy in config.study.rollouts:
+        return rollouts_run(config, policy)
+    base = base_policy(config)
+    return base_run(config, base) if policy == "base" else trained_run(config, base)
+
+
+def rollouts_run(config: Config, name: str) -> Run:
+    """Return the grading and scoring of a file of completions made elsewhere."""
+    identity = {"policy": name, "method": "rollouts", "risk_beta": None, "seed": 0}
+    file = config.study.rollouts[name]
+    graded = Node("grade_rollouts", name, config, {"rollouts": file})
+    return Run(
+        identity, None, Node("score", name, config, {"graded": graded}, {"identity": identity})
+    )
 
 
 def study_configs(config: Config) -> Iterator[Config]:

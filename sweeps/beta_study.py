@@ -38,7 +38,8 @@ def study_name(config: Config) -> str:
     trial is compared with one that was made under other settings.
     """
     shared = config.model_dump(mode="json")
-    shared["study"].pop("risk_betas")
+    for other in ("risk_betas", "rollouts", "headline_beta"):
+        shared["study"].pop(other)
     text = json.dumps(shared, sort_keys=True)
     return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""The grading stage: samples in, one verdict for each out."""
+"""The grading stages: samples, or rollouts made elsewhere, in; one verdict for each out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from rsgrpo.config import Config
 from rsgrpo.data.prepare import read_benchmarks
-from rsgrpo.grading.files import graded_schema
+from rsgrpo.grading.files import grade_file, graded_schema
 from rsgrpo.grading.grade import grade
 from rsgrpo.records import Answer, Problem, Sample
 from rsgrpo.sampling.store import read_parts
@@ -51,6 +51,20 @@ def grade_stage(config: Config, *, data: Path, samples: Path, out: Path) -> None
     partial = out / f"{GRADED}.partial"
     pq.write_table(pa.Table.from_pylist(rows, schema=graded_schema()), partial)
     partial.replace(out / GRADED)
+
+
+def grade_rollouts_stage(config: Config, *, rollouts: Path, out: Path) -> None:
+    """Grade a file of completions made elsewhere and write `graded.parquet`.
+
+    Args:
+        config: The study; `grading` names the verifier.
+        rollouts: JSON lines or Parquet, as `rsgrpo grade` reads them.
+        out: Where `graded.parquet` goes.
+
+    Raises:
+        UserError: The file cannot be read, or a row is malformed; the sentence names its line.
+    """
+    grade_file(rollouts, out / GRADED, config.grading, progress=_print_progress())
 
 
 def _answer(problem: Problem, row: Sample) -> Answer:
