@@ -1,4 +1,4 @@
-# make demo | test | check | bench | test-slow: each creates .venv with the pinned set first.
+# make demo | up | test | check | bench | test-slow: each creates .venv with the pinned set first.
 PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning TOKENIZERS_PARALLELISM=false DO_NOT_TRACK=1
 
-.PHONY: demo test test-slow check bench install clean
+.PHONY: demo up test test-slow check bench install clean
 
 demo: $(VENV)/installed
 	$(BIN)/rsgrpo demo $(ARGS)
+
+up: $(VENV)/installed
+	$(BIN)/rsgrpo up $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(THREADS) $(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
@@ -33,7 +36,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python constraints.txt pyproject.toml
-	$(BIN)/python -m pip install -q -c constraints.txt $(PIP_INDEX) -e '.[train,track,dashboards]'
+	$(BIN)/python -m pip install -q -c constraints.txt $(PIP_INDEX) -e '.[train,track,orchestrate,sweep,dashboards]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -111,7 +111,7 @@ def up(
 
 
 def doctor(
-    root: Annotated[Path, typer.Option(help="The output root's folder.")] = Path("runs"),
+    root: Annotated[Path, typer.Option(help="The output root's folder.")] = Path("runs/flows"),
     home: Home = HOME,
     prefect_port: PrefectPort = 4200,
     mlflow_port: MlflowPort = 5000,

@@ -4,11 +4,11 @@ Parameters of a flow come over the network. They choose among the names in the w
 and never say a path to write to, an interpreter or a command. The table is a YAML file named by
 RSGRPO_WORKER, or `worker.yaml` in the current folder:
 
-    roots: {default: runs, scratch: /mnt/fast/rsgrpo}
+    roots: {default: runs/flows, scratch: /mnt/fast/rsgrpo}
     environments: {default: .venv/bin/python, vllm: /opt/vllm/bin/python}
     tracking_uri: http://127.0.0.1:5000
 
-Without one there is the root `default` (the folder `runs`), the environment `default` (this
+Without one there is the root `default` (the folder `runs/flows`), the environment `default` (this
 interpreter) and the tracker that MLFLOW_TRACKING_URI names, else a database in the root.
 """
 
@@ -47,7 +47,7 @@ class Execution(Model):
 class WorkerTable(Model):
     """The names that one worker knows."""
 
-    roots: dict[str, Path] = Field({"default": Path("runs")})
+    roots: dict[str, Path] = Field({"default": Path("runs/flows")})
     environments: dict[str, Path] = Field({"default": Path(sys.executable)})
     tracking_uri: str | None = None
 

@@ -42,7 +42,7 @@ def test_without_a_table_there_are_the_defaults(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5002")
     monkeypatch.chdir(tmp_path)
     place = resolve(Execution())
-    assert place.root == tmp_path / "runs"
+    assert place.root == tmp_path / "runs" / "flows"
     assert place.launch.python == sys.executable
     assert place.tracking_uri == "http://127.0.0.1:5002"
 

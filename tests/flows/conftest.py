@@ -68,6 +68,7 @@ def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
         "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow}",
         "PREFECT_HOME": str(folder / "client"),
+        "RSGRPO_DATA": str(folder / "data"),
         "OMP_NUM_THREADS": "1",
         "DO_NOT_TRACK": "1",
     }
@@ -91,9 +92,9 @@ def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
     wait_until(lambda: platform.pids() == [], 20)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A platform that the tests of a module share."""
+    """A platform that all tests share."""
     with started_platform(tmp_path_factory.mktemp("platform"), workers=2) as started:
         yield started
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,63 @@ def rewards_of(platform: Platform) -> dict[str, list[tuple[int, float]]]:
         ]
         for run in runs
     }
+
+
+def test_a_cancelled_flow_ends_trainer_and_children_within_10_seconds_and_leaves_a_checkpoint(
+    platform: Platform,
+) -> None:
+    longer = config("name=cancelled", "training.steps=2000", "training.save_every=1000")
+    command = [*PREFECT, "deployment", "run", "run-trial/run-trial", "-p", f"config={longer}"]
+    platform.run(*command)
+    root = platform.root / "train"
+    spool = "rs_grpo-beta2-seed0-*/spool.jsonl"
+    wait_until(lambda: any('"metrics"' in file.read_text() for file in root.glob(spool)))
+    [run] = [
+        run
+        for run in read_api(platform, "flow_runs")
+        if run["state"]["type"] == "RUNNING" and run["deployment_id"]
+    ]
+    platform.run(*PREFECT, "flow-run", "cancel", run["id"])
+    asked = time.monotonic()
+    wait_until(lambda: platform.pids("rsgrpo.stages") == [], 60)
+    took = time.monotonic() - asked
+    [folder] = [file.parent for file in root.glob(spool)]
+    assert any((folder / ".work").glob("checkpoint-*"))
+    assert not (folder / "manifest.json").exists()
+    records = [json.loads(line) for line in (folder / "spool.jsonl").read_text().splitlines()]
+    assert records[-1]["kind"] == "end" and records[-1]["status"] == "KILLED"
+    assert took < 10, f"it took {took:.1f} s"
+    wait_until(lambda: state_of(platform, run["id"]) == "CANCELLED", 30)
+
+
+def state_of(platform: Platform, flow_run: str) -> str:
+    [run] = [run for run in read_api(platform, "flow_runs") if run["id"] == flow_run]
+    return str(run["state"]["type"])
+
+
+def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("dead")
+    with started_platform(folder) as dead:
+        dead.run(
+            *PREFECT, "deployment", "run", "train-policy/train-policy", "-p", f"config={config()}"
+        )
+        wait_until(lambda: trainer_at_work(dead))
+        dead.process.kill()  # servers and workers die with it
+        manifest = "rs_grpo-beta2-seed0-*/manifest.json"
+        wait_until(lambda: list((dead.root / "train").glob(manifest)), 120)
+        wait_until(lambda: dead.pids() == [], 120)
+    store = f"sqlite:///{folder / 'later.db'}"
+    command = [*RSGRPO, "sync", str(dead.root), "--tracking-uri", store]
+    assert "0 numbers" not in dead.run(*command)
+    assert rewards_of(dead._replace(mlflow=store))["rs_grpo-beta2-seed0"] == [
+        (step, value) for step, value in enumerate(rewards_in_spool(dead.root), 1)
+    ]
+    assert ", 0 numbers" in dead.run(*command)
+
+
+def rewards_in_spool(root: Path) -> list[float]:
+    [spool] = (root / "train").glob("*/spool.jsonl")
+    records = [json.loads(line) for line in spool.read_text().splitlines()]
+    return [r["values"]["reward"] for r in records if r["kind"] == "metrics"]
