@@ -22,6 +22,7 @@ from flows.run_study import recorded
 from flows.shown import ProgressArtifact
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError
+from rsgrpo.fingerprints import packages_of
 from rsgrpo.launch import Launch
 from rsgrpo.processes import Child, check, end_stage, share_done, start_stage
 from rsgrpo.stages import (
@@ -30,7 +31,6 @@ from rsgrpo.stages import (
     find,
     node_from_json,
     node_to_json,
-    packages_of,
     upstream_nodes,
 )
 from rsgrpo.study import prepared

@@ -20,86 +20,24 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError, explain_os_error
+from rsgrpo.fingerprints import code_version, package_version, sha256
 from rsgrpo.lifeline import die_with_parent
+from rsgrpo.stage_table import STAGES
 
 MANIFEST = "manifest.json"
 WORK = ".work"
 LOCK = ".lock"
 # How the line begins on which a stage's process says what the user can mend.
 REFUSED = "rsgrpo: "
-_PACKAGE = Path(__file__).parent
-
-_interpreter = sys.executable
-
-
-class Stage(NamedTuple):
-    """What a stage runs and what its result depends on.
-
-    `function` is `module:name`; `branches` are the parts of the config that it reads, `rooms` the
-    files and folders of the package and `packages` the distributions that it runs on.
-    """
-
-    function: str
-    branches: tuple[str, ...]
-    rooms: tuple[str, ...]
-    packages: tuple[str, ...] = ()
-
-
-_TORCH = ("torch", "transformers")
-_PROBLEMS = ("data/countdown.py", "data/jsonl.py")
-
-STAGES: dict[str, Stage] = {
-    "prepare": Stage(
-        "rsgrpo.data.prepare:prepare",
-        ("data",),
-        (*_PROBLEMS, "data/prepare.py", "data/duplicates.py", "data/overlap.py", "records.py"),
-        ("datasketch",),
-    ),
-    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), ("policy", *_PROBLEMS), _TORCH),
-    "train": Stage(
-        "rsgrpo.training.train:train",
-        ("training", "grading", "prompt"),
-        ("training", "advantages", "schedules.py", "grading", "policy", *_PROBLEMS),
-        (*_TORCH, "trl", "accelerate", "math-verify"),
-    ),
-    "sample": Stage(
-        "rsgrpo.sampling.local:sample_stage",
-        ("sampling", "prompt"),
-        ("sampling", "policy/load.py", "policy/prompts.py"),
-        _TORCH,
-    ),
-    "grade": Stage(
-        "rsgrpo.grading.stage:grade_stage",
-        ("grading", "sampling"),
-        ("grading", "sampling/store.py", "data/countdown.py"),
-        ("math-verify",),
-    ),
-    "grade_rollouts": Stage(
-        "rsgrpo.grading.stage:grade_rollouts_stage", ("grading",), ("grading",), ("math-verify",)
-    ),
-    "score": Stage(
-        "rsgrpo.evaluation.score:score",
-        ("evaluation", "grading"),
-        ("evaluation", "data/countdown.py"),
-    ),
-    "analyse": Stage(
-        "rsgrpo.analyses.analyse:analyse",
-        ("data", "evaluation", "study", "sampling"),
-        ("evaluation", "analyses"),
-    ),
-}
 
 Input = Union["Node", Path, str, dict[str, "Node | Path"]]
 
@@ -273,7 +211,7 @@ def _write_manifest(root: Path, node: Node, folder: Path, seconds: float) -> Non
         "depends_on": _dependencies(root, node),
         "seconds": round(seconds, 3),
         "outputs": {
-            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
             for file in files
         },
     }
@@ -317,8 +255,8 @@ def _dependencies(root: Path, node: Node) -> dict[str, Any]:
         "inputs": {name: _digest(root, value) for name, value in node.inputs.items()},
         "extras": dict(node.extras),
         "config": config,
-        "code": _code_version(stage.rooms),
-        "packages": {name: _package_version(name) for name in stage.packages},
+        "code": code_version(stage.rooms),
+        "packages": {name: package_version(name) for name in stage.packages},
     }
 
 
@@ -338,11 +276,11 @@ def _digest(root: Path, value: Input) -> Any:
 def _digest_of_path(path: Path) -> str:
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if _is_output(file, path)]
-        listing = {str(file.relative_to(path)): _sha256(file) for file in files}
+        listing = {str(file.relative_to(path)): sha256(file) for file in files}
         return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
     if not path.exists():
         raise UserError(f"input {path} does not exist: check the path")
-    return _sha256(path)
+    return sha256(path)
 
 
 def _resolve(root: Path, value: Input) -> Any:
@@ -354,79 +292,6 @@ def _resolve(root: Path, value: Input) -> Any:
 def _sha256_of_outputs(folder: Path) -> str:
     outputs = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["outputs"]
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    status = file.stat()
-    return _sha256_of_version(file, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _sha256_of_version(file: Path, _size: int, _mtime_ns: int) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-@cache
-def _code_version(rooms: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for room in rooms:
-        path = _PACKAGE / room
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(str(file.relative_to(_PACKAGE)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-@contextmanager
-def packages_of(python: str) -> Iterator[None]:
-    """Take package versions from another interpreter's environment while the body runs.
-
-    A stage's key names the packages that it runs on: a control environment that has its stages run
-    by another interpreter must ask that one.
-
-    Args:
-        python: The interpreter that runs the stages.
-
-    Raises:
-        UserError: It cannot be run, or lacks this package.
-    """
-    global _interpreter
-    before, _interpreter = _interpreter, python
-    try:
-        _versions(python)
-        yield
-    finally:
-        _interpreter = before
-
-
-def _package_version(name: str) -> str | None:
-    return _versions(_interpreter).get(name)
-
-
-@cache
-def _versions(python: str) -> dict[str, str | None]:
-    names = sorted({name for stage in STAGES.values() for name in stage.packages})
-    if python == sys.executable:
-        return {name: _installed(name) for name in names}
-    code = "import sys; from rsgrpo.stages import print_versions; print_versions(sys.argv[1:])"
-    done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = "".join(done.stderr.strip().splitlines()[-1:])
-        raise UserError(f"environment {python} cannot run stages ({reason}): install rsgrpo there")
-    versions: dict[str, str | None] = json.loads(done.stdout)
-    return versions
-
-
-def print_versions(names: Sequence[str]) -> None:
-    """Print the versions of packages in this environment as JSON, null where one is missing."""
-    print(json.dumps({name: _installed(name) for name in names}))
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 @contextmanager

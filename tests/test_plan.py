@@ -182,6 +182,6 @@ def test_the_plan_is_printed_without_torch_and_without_files(tmp_path: Path) -> 
 
 
 def test_no_stage_reads_what_the_plan_assumes() -> None:
-    from rsgrpo.stages import STAGES
+    from rsgrpo.stage_table import STAGES
 
     assert all("plan" not in stage.branches for stage in STAGES.values())

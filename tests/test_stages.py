@@ -17,7 +17,8 @@ import pytest
 from rsgrpo import stages
 from rsgrpo.config import Config, load_config
 from rsgrpo.errors import UserError
-from rsgrpo.stages import Node, Stage, find, node_from_json, node_to_json, run, run_rank
+from rsgrpo.stage_table import Stage
+from rsgrpo.stages import Node, find, node_from_json, node_to_json, run, run_rank
 from rsgrpo.study import plan_study
 
 CALLS: list[str] = []
@@ -97,7 +98,7 @@ def test_a_changed_line_of_code_runs_the_stage_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path, doubled(Config()))
-    monkeypatch.setattr(stages, "_code_version", lambda rooms: "edited")
+    monkeypatch.setattr(stages, "code_version", lambda rooms: "edited")
     assert find(tmp_path, doubled(Config())) is None
 
 
