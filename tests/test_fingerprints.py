@@ -31,7 +31,7 @@ def test_an_environment_without_this_package_is_one_sentence(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.chdir(tmp_path)
     with (
-        pytest.raises(UserError, match="cannot run stages .*rsgrpo.*: install rsgrpo there"),
+        pytest.raises(UserError, match=r"cannot run stages .*rsgrpo.*: install rsgrpo there"),
         packages_of(str(tmp_path / "bin" / "python")),
     ):
         pass

@@ -1,4 +1,4 @@
-"""How far each spool has been shipped to each MLflow store, and the lock that keeps senders apart.
+"""What a sender remembers of a folder: its identity, how far it is shipped, and a lock.
 
 Losing the file costs a second shipping, which the store recognises: nothing is stored twice.
 """
@@ -9,11 +9,13 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 PROGRESS_NAME = ".sync.json"
 LOCK_NAME = ".sync.lock"
+IDENTITY_NAME = ".root-id"
 
 Offsets = dict[str, int]
 
@@ -46,6 +48,24 @@ def save_offsets(root: Path, store: str, offsets: Offsets) -> None:
         fresh.unlink(missing_ok=True)
         raise OSError(fault.errno, fault.strerror, str(target)) from fault
     os.replace(fresh, target)
+
+
+def root_identity(root: Path) -> str:
+    """Return what tells a folder from any other, made at the first call and kept inside it.
+
+    Copied or moved with the folder, it stays the same. Call it under the lock of `only_sender`.
+
+    Raises:
+        OSError: The folder may not be written or the disk is full; `filename` is set.
+    """
+    file = root / IDENTITY_NAME
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        fresh = file.with_suffix(".new")
+        fresh.write_text(secrets.token_hex(8))
+        os.replace(fresh, file)
+        return root_identity(root)
 
 
 @contextlib.contextmanager

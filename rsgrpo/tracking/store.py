@@ -24,6 +24,7 @@ from rsgrpo.tracking.outbox import (
     all_points,
     write_points,
 )
+from rsgrpo.tracking.progress import root_identity
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "rsgrpo"
 RUN_ID_TAG = "rsgrpo.run_id"
+ROOT_TAG = "rsgrpo.root"
 STUDY_TAG = "rsgrpo.study"
 PARENT_TAG = "rsgrpo.parent"
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
@@ -85,14 +87,19 @@ class SyncSummary(NamedTuple):
 
 
 class Store:
-    """One MLflow experiment, on a server or in a database."""
+    """One MLflow experiment, on a server or in a database.
+
+    A run is known there by its id and the identity of the root that it was shipped from: two
+    folders that hold the same run are two runs.
+    """
 
     def __init__(self, uri: str, root: Path) -> None:
         """Open the store, making the database and the experiment where they do not exist.
 
         Args:
             uri: MLflow tracking URI.
-            root: Folder whose `mlartifacts` takes the artifacts, unless a server keeps them.
+            root: Folder that is shipped; its `mlartifacts` takes the artifacts, unless a server
+                keeps them.
 
         Raises:
             UserError: The experiment was deleted in MLflow.
@@ -102,6 +109,7 @@ class Store:
 
         _refuse_unwritable(uri)
         self.uri = uri
+        self.root_id = root_identity(root)
         self.client: MlflowClient = MlflowClient(tracking_uri=uri)
         self.experiment = self._open_experiment(root)
         self._runs: dict[str, str] = {}
@@ -178,14 +186,16 @@ class Store:
         return list(
             self.client.search_runs(
                 [self.experiment.experiment_id],
-                filter_string=f"tags.`{tag}` = '{value}'",
+                filter_string=(
+                    f"tags.`{tag}` = '{value}' and tags.`{ROOT_TAG}` = '{self.root_id}'"
+                ),
                 run_view_type=ViewType.ALL,
             )
         )
 
     def _begin(self, run: str, starts: Mapping[str, Record]) -> str:
         start = starts.get(run, {})
-        tags = {RUN_ID_TAG: run}
+        tags = {RUN_ID_TAG: run, ROOT_TAG: self.root_id}
         if parent := start.get("parent"):
             tags[PARENT_TAG] = parent
             above = self._run_id(parent, starts) if parent in starts else self._found_id(parent)

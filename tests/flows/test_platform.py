@@ -238,7 +238,9 @@ def rewards_of(platform: Platform) -> dict[str, list[tuple[int, float]]]:
 
     client = MlflowClient(platform.mlflow)
     experiment = client.get_experiment_by_name("rsgrpo")
-    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'train'")
+    root = (platform.root / ".root-id").read_text()
+    wanted = f"tags.stage = 'train' and tags.`rsgrpo.root` = '{root}'"
+    runs = client.search_runs([experiment.experiment_id], wanted)
     return {
         run.info.run_name: [
             (point.step, point.value)

@@ -357,6 +357,19 @@ def test_follow_makes_a_last_pass_on_sigterm(root: Path) -> None:
     assert count(root)["metrics"] == 1
 
 
+def test_two_folders_with_the_same_run_are_two_runs_and_a_moved_one_is_the_same(
+    tmp_path: Path,
+) -> None:
+    store = f"sqlite:///{tmp_path / 'shared.db'}"
+    for name in ("a", "b"):
+        write_trial(tmp_path / name, "trial", range(1, 4), parent=None)
+        assert sync(tmp_path / name, store).runs == 1
+    (tmp_path / "a").rename(tmp_path / "moved")
+    (tmp_path / "moved" / ".sync.json").unlink()
+    summary = sync(tmp_path / "moved", store)
+    assert (summary.runs, summary.metrics) == (0, 0)
+
+
 def test_a_fresh_database_is_made_without_a_word(tmp_path: Path) -> None:
     write_trial(tmp_path, "trial", range(1, 4), parent=None)
     command = [sys.executable, "-m", "rsgrpo.tracking.sender", str(tmp_path)]
