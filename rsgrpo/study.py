@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsgrpo.config import AdvantageConfig, Config
+from rsgrpo.config import Config
+from rsgrpo.config_training import AdvantageConfig
 from rsgrpo.data.catalogue import file_of
 from rsgrpo.errors import UserError
 from rsgrpo.stages import MANIFEST, Input, Node

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
-from rsgrpo.config import Model
+from rsgrpo.config_training import Model
 from rsgrpo.errors import UserError, unknown
 from rsgrpo.launch import Launch
 

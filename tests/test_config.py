@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rsgrpo.config import Config, ScheduleConfig, flatten, load_config
+from rsgrpo.config import Config, flatten, load_config
+from rsgrpo.config_training import ScheduleConfig
 from rsgrpo.errors import UserError, unknown
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))

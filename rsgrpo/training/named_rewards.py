@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from rsgrpo.config import DEFAULT_REWARD
+from rsgrpo.config_training import DEFAULT_REWARD
 from rsgrpo.errors import UserError, unknown
 
 GROUP = "rsgrpo.rewards"

@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsgrpo.config import DEFAULT_REWARD, Config, PromptConfig, TrainingConfig, flatten
+from rsgrpo.config import Config, PromptConfig, flatten
+from rsgrpo.config_training import DEFAULT_REWARD, TrainingConfig
 from rsgrpo.data.jsonl import read_problems
 from rsgrpo.errors import UserError
 from rsgrpo.policy.load import end_tokens, load_policy, save_policy

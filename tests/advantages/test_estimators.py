@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rsgrpo.advantages import ESTIMATORS, has_signal
-from rsgrpo.config import ADVANTAGE_NAMES
+from rsgrpo.config_training import ADVANTAGE_NAMES
 
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
