@@ -7,6 +7,7 @@ KL term and with it the reference model, a value network, and reward shaping of 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -194,6 +195,7 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
         "report_to": [],
         "disable_tqdm": True,
     }
+    _refuse_save_steps(settings)
     _refuse_our_own(settings.trl, arguments)
     try:
         return RSGRPOConfig(**{**arguments, **settings.trl})
@@ -269,6 +271,18 @@ def _refuse_other_count(processes: int) -> None:
         raise UserError(
             f"training.processes is {processes}, but WORLD_SIZE is {started}: start {processes} "
             f"with the launcher torchrun or accelerate, or set training.processes to {started}"
+        )
+
+
+def _refuse_save_steps(settings: TrainingConfig) -> None:
+    """Refuse a checkpoint in the middle of a generation step, from which no resume is exact."""
+    save_steps = settings.trl.get("save_steps")
+    if isinstance(save_steps, int):
+        every = math.ceil(save_steps / settings.minibatches)
+        raise UserError(
+            f"training.trl sets save_steps to {save_steps} updates: checkpoints must lie between "
+            f"steps of {settings.minibatches} updates (training.minibatches), or a resumed run "
+            f"would differ, so set training.save_every to {max(every, 1)}"
         )
 
 

@@ -169,6 +169,28 @@ def test_settings_that_the_trainer_refuses_are_one_sentence(tmp_path: Path) -> N
         trainer_arguments(config.training, tmp_path)
 
 
+def test_checkpoints_within_a_step_are_refused_with_the_number_to_set(tmp_path: Path) -> None:
+    config = load_config(None, [*TINY, "training.trl={save_steps: 5}"])
+    with pytest.raises(UserError, match=r"save_steps to 5 .* set training\.save_every to 3"):
+        trainer_arguments(config.training, tmp_path)
+
+
+def test_a_batch_is_shared_by_the_processes(tmp_path: Path) -> None:
+    config = load_config(None, [*TINY, "training.processes=2", "training.save_total_limit=5"])
+    arguments = trainer_arguments(config.training, tmp_path)
+    assert arguments.per_device_train_batch_size == 8 * 8 // 2 // 2
+    assert (arguments.save_steps, arguments.save_total_limit) == (4, 5)
+
+
+def test_processes_that_would_split_groups_are_refused_with_the_numbers_to_set() -> None:
+    with pytest.raises(UserError, match="set prompts_per_step to 9 or processes to 1"):
+        load_config(None, [*TINY, "training.processes=3"])
+    with pytest.raises(UserError, match="set prompts_per_step to 12 or processes to 2"):
+        load_config(None, [*TINY, "training.processes=6"])
+    with pytest.raises(UserError, match="= 8 completions of each of 8 processes cannot be split"):
+        load_config(None, [*TINY, "training.processes=8", "training.minibatches=3"])
+
+
 def test_a_setting_that_only_the_trainer_can_judge_is_one_sentence_too(
     tmp_path: Path, base: tuple[Path, Path]
 ) -> None:
