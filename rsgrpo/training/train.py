@@ -155,13 +155,24 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
     Raises:
         UserError: TRL or RS-GRPO refuses a setting.
     """
-    import torch
-
     from rsgrpo.training.trainer import RSGRPOConfig
+
+    arguments = translated(settings, checkpoints)
+    _refuse_save_steps(settings)
+    _refuse_our_own(settings.trl, arguments)
+    try:
+        return RSGRPOConfig(**{**arguments, **settings.trl})
+    except (TypeError, ValueError) as fault:
+        raise UserError(f"training settings are refused: {_one_line(fault)}") from fault
+
+
+def translated(settings: TrainingConfig, checkpoints: Path) -> dict[str, Any]:
+    """Return our settings under TRL's names, for one of `processes` ranks."""
+    import torch
 
     rows = settings.prompts_per_step * settings.num_generations
     parts = settings.minibatches * settings.gradient_accumulation
-    arguments: dict[str, Any] = {
+    return {
         "output_dir": str(checkpoints),
         "advantage": settings.advantage.name,
         "risk_beta": _risk_beta(settings),
@@ -195,12 +206,6 @@ def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConf
         "report_to": [],
         "disable_tqdm": True,
     }
-    _refuse_save_steps(settings)
-    _refuse_our_own(settings.trl, arguments)
-    try:
-        return RSGRPOConfig(**{**arguments, **settings.trl})
-    except (TypeError, ValueError) as fault:
-        raise UserError(f"training settings are refused: {_one_line(fault)}") from fault
 
 
 def _build(**arguments: Any) -> RSGRPOTrainer:

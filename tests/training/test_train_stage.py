@@ -17,7 +17,7 @@ from rsgrpo.errors import UserError
 from rsgrpo.stages import find, node_to_json, run
 from rsgrpo.study import base_policy, run_identity, trained_run
 from rsgrpo.tracking.spool import read_spool
-from rsgrpo.training.train import train, trainer_arguments
+from rsgrpo.training.train import train, trainer_arguments, translated
 from tests.conftest import TINY
 
 TOOLS = Path(__file__).parents[1] / "tracking"
@@ -177,9 +177,9 @@ def test_checkpoints_within_a_step_are_refused_with_the_number_to_set(tmp_path: 
 
 def test_a_batch_is_shared_by_the_processes(tmp_path: Path) -> None:
     config = load_config(None, [*TINY, "training.processes=2", "training.save_total_limit=5"])
-    arguments = trainer_arguments(config.training, tmp_path)
-    assert arguments.per_device_train_batch_size == 8 * 8 // 2 // 2
-    assert (arguments.save_steps, arguments.save_total_limit) == (4, 5)
+    arguments = translated(config.training, tmp_path)
+    assert arguments["per_device_train_batch_size"] == 8 * 8 // 2 // 2
+    assert (arguments["save_steps"], arguments["save_total_limit"]) == (4, 5)
 
 
 def test_processes_that_would_split_groups_are_refused_with_the_numbers_to_set() -> None:
