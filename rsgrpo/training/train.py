@@ -109,6 +109,16 @@ def train(
         trained = _go_on(trainer, stopping, last_checkpoint(out / WORK, settings.processes))
         if rank() == 0:
             save_policy(trained, tokenizer, out)
+        _part()
+
+
+def _part() -> None:
+    """End the ranks' connection in order: one that exits with it open may abort at its exit."""
+    import torch.distributed as ranks
+
+    if ranks.is_initialized():
+        ranks.barrier()
+        ranks.destroy_process_group()
 
 
 def _go_on(trainer: RSGRPOTrainer, stopping: Stopping, checkpoint: Path | None) -> PreTrainedModel:

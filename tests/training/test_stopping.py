@@ -237,6 +237,20 @@ def test_a_launched_training_saves_ends_with_all_ranks_and_goes_on(
 
 
 @pytest.mark.slow
+def test_a_launched_training_comes_before_the_evaluation_that_needs_it(
+    tiny_root: Path, base: tuple[Path, Path]
+) -> None:
+    config = load_config(None, [*TINY, "training.processes=2", "training.seed=5"])
+    planned = trained_run(config, base_policy(config))
+    run_nodes(
+        tiny_root, [planned.score], 1, lambda _: None, launch=Launch(sys.executable, "torchrun")
+    )
+    assert planned.training and find(tiny_root, planned.training) and find(tiny_root, planned.score)
+    logs = {log.name for log in (tiny_root / "logs").glob(f"{planned.name}-*.log")}
+    assert logs == {f"{planned.name}-train-1.log", f"{planned.name}-score-1.log"}
+
+
+@pytest.mark.slow
 def test_ranks_die_with_a_killed_launcher(
     tmp_path: Path, tiny_root: Path, base: tuple[Path, Path]
 ) -> None:
