@@ -192,7 +192,7 @@ def start_service(
     name: str, command: tuple[str, ...], log: Path, environment: Mapping[str, str]
 ) -> Service:
     """Start `python -m COMMAND` so that it ends with this process, however that ends."""
-    alive = [sys.executable, "-m", "rsgrpo.lifeline", str(os.getpid())]
+    alive = [sys.executable, "-m", "rsgrpo.lifeline", "--group", str(os.getpid())]
     process = start_process([*alive, sys.executable, "-m", *command], log, environment)
     return Service(name, command, process, log)
 

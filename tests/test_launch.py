@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -97,3 +99,30 @@ def test_a_launcher_starts_ranks_and_reads_no_defaults_of_the_user(
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(done.stdout.split("\n")[:2]) == ["rank 0 of 2", "rank 1 of 2"]
     assert time.monotonic() - began < 60
+
+
+def test_a_whole_group_ends_with_the_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess, sys, time\n"
+        "words = ['-m', 'rsgrpo.lifeline', '--group', str(os.getpid()), 'sh', '-c', sys.argv[1]]\n"
+        "subprocess.Popen([sys.executable, *words], start_new_session=True)\n"
+        "time.sleep(60)"
+    )
+    # the shell starts a process that knows nothing of its grandparent
+    shell = f"sleep 61 & echo $! > {tmp_path / 'pid'}; wait"
+    parent = subprocess.Popen([sys.executable, "-c", code, shell])
+    try:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+        grandchild = int((tmp_path / "pid").read_text())
+        assert psutil.pid_exists(grandchild)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not psutil.pid_exists(grandchild))
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)

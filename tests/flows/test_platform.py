@@ -229,7 +229,15 @@ def test_kill_9_of_trainer_flow_and_worker_then_the_same_command_gives_the_same_
         assert "Completed" in killed.run(*sweep_command("beta-sweep", config()))
         assert table(killed.root) == table(swept.root)
         assert stages_done(killed.root) == stages_done(swept.root)
+        attempts = Counter(log.stem.rpartition("-")[0] for log in attempts_of(killed.root))
+        assert attempts.pop("rs_grpo-beta4-seed0-train") == 3  # killed twice
+        assert set(attempts.values()) == {1}, "a finished stage was run again"
         assert rewards_of(killed) == rewards_of(swept)
+
+
+def attempts_of(root: Path) -> list[Path]:
+    """Return the log of each process that was started for a stage."""
+    return sorted((root / "logs").glob("*-[0-9]*.log"))
 
 
 def rewards_of(platform: Platform) -> dict[str, list[tuple[int, float]]]:
@@ -294,7 +302,8 @@ def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
         dead.process.kill()  # servers and workers die with it
         manifest = "rs_grpo-beta2-seed0-*/manifest.json"
         wait_until(lambda: list((dead.root / "train").glob(manifest)), 120)
-        wait_until(lambda: dead.pids() == [], 120)
+        for pid in dead.pids():  # the flow asks for its server for minutes before it gives up
+            psutil.Process(pid).kill()
     store = f"sqlite:///{folder / 'later.db'}"
     command = [*RSGRPO, "sync", str(dead.root), "--tracking-uri", store]
     assert "0 numbers" not in dead.run(*command)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import subprocess
 from contextlib import closing
@@ -13,7 +15,17 @@ import pytest
 
 from flows import doctor
 from flows.services import addresses, mlflow_command, prefect_command, service_environment
-from tests.flows.conftest import CHECKOUT, RSGRPO, Platform, free_port, started_platform, wait_until
+from rsgrpo.config import load_config
+from tests.conftest import TINY
+from tests.flows.conftest import (
+    CHECKOUT,
+    PREFECT,
+    RSGRPO,
+    Platform,
+    free_port,
+    started_platform,
+    wait_until,
+)
 
 
 def test_every_service_binds_to_loopback_and_reports_to_nobody(tmp_path: Path) -> None:
@@ -118,9 +130,9 @@ def test_all_ports_are_on_loopback(platform: Platform) -> None:
 
 @pytest.mark.slow
 def test_a_service_that_is_killed_is_started_again(platform: Platform) -> None:
-    [worker, *_] = platform.pids("prefect", "worker", "--name gpu-1")
+    [worker] = workers(platform)
     psutil.Process(worker).kill()
-    wait_until(lambda: set(platform.pids("prefect", "worker", "--name gpu-1")) - {worker}, 30)
+    wait_until(lambda: set(workers(platform)) - {worker}, 30)
 
 
 @pytest.mark.slow
@@ -128,3 +140,27 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
     with started_platform(tmp_path) as killed:
         killed.process.kill()
         wait_until(lambda: killed.pids() == [], 30)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_everything_and_training_leaves_a_checkpoint(
+    tmp_path: Path,
+) -> None:
+    longer = [*TINY, "training.steps=2000", "training.save_every=1000"]
+    study = json.dumps(load_config(None, longer).model_dump(mode="json"))
+    with started_platform(tmp_path) as ended:
+        command = [*PREFECT, "deployment", "run", "train-policy/train-policy"]
+        ended.run(*command, "-p", f"config={study}")
+        spools = ended.root / "train"
+        wait_until(lambda: any('"metrics"' in f.read_text() for f in spools.glob("*/spool.jsonl")))
+        ended.process.send_signal(signal.SIGINT)
+        wait_until(lambda: ended.pids() == [], 60)
+        assert list(spools.glob("*/.work/checkpoint-*"))
+
+
+def workers(platform: Platform) -> list[int]:
+    """Return the processes of the first worker, less the one that watches over it."""
+    found = platform.pids("prefect", "worker", "--name gpu-1")
+    return [
+        pid for pid in found if "rsgrpo.lifeline" not in " ".join(psutil.Process(pid).cmdline())
+    ]
