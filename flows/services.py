@@ -18,7 +18,9 @@ from rsgrpo.processes import end_process, end_processes, start_process
 
 HOST = "127.0.0.1"
 HEALTHY_SECONDS = 120.0
-WORKER_GRACE = 15.0
+FLOW_GRACE = 15.0  # a trainer that saves a checkpoint takes up to 9
+WORKER_GRACE = 10.0
+SERVER_GRACE = 5.0
 
 # Nothing phones home, in any service or anything that one of them starts.
 SILENT = {
@@ -87,11 +89,28 @@ def services(
             start(name, *worker_command(name, pool))
         yield at, running
     finally:
-        # Workers first: they end the flow runs that they started, which need the servers to say so.
-        end_processes(
-            [s.process for s in running if s.name not in ("prefect", "mlflow")], WORKER_GRACE
-        )
-        end_processes([service.process for service in running], 5.0)
+        workers_running = [s for s in running if s.name not in ("prefect", "mlflow")]
+        end_flow_runs(workers_running)
+        end_processes([service.process for service in workers_running], WORKER_GRACE)
+        end_processes([service.process for service in running], SERVER_GRACE)
+
+
+def end_flow_runs(workers: list[Service]) -> None:
+    """End the flow runs of workers, which save what they can; a worker itself would kill them."""
+    import psutil
+
+    flows = []
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            flows += [
+                child
+                for child in psutil.Process(worker.process.pid).children()
+                if os.getpgid(child.pid) != worker.process.pid  # not what watches over the worker
+            ]
+    for flow in flows:
+        with suppress(psutil.NoSuchProcess):
+            flow.terminate()
+    psutil.wait_procs(flows, timeout=FLOW_GRACE)
 
 
 def addresses(prefect_port: int, mlflow_port: int) -> Addresses:
