@@ -53,24 +53,25 @@ def finish(place: Place, node: Node) -> Path:
 
 @contextmanager
 def stages_of(place: Place) -> Iterator[None]:
-    """Run stages in the place's environment, and end those that run when the flow is ended.
-
-    A cancelled flow, SIGTERM and Ctrl-C arrive as exceptions in the main thread; stages are watched
-    in threads of their own.
-    """
+    """Run a flow's stages in the place's environment; a flow within another takes part in its."""
     if threading.current_thread() is not threading.main_thread() or _open_flows:
-        yield  # the flow around this one sees to it
+        yield
         return
     _stopping.clear()
     _open_flows.append(place)
     try:
         with packages_of(place.launch.python):
             yield
-    except BaseException:
-        _stopping.set()
-        raise
     finally:
         _open_flows.clear()
+
+
+def stop_stages() -> None:
+    """End every stage that a thread of this flow watches; they are told before anything else is.
+
+    A cancelled flow, SIGTERM and Ctrl-C arrive as exceptions in the main thread alone.
+    """
+    _stopping.set()
 
 
 def is_stopping() -> bool:

@@ -14,7 +14,7 @@ from prefect.deployments import run_deployment
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Cancelling, State
 
-from flows.run_stages import is_stopping
+from flows.run_stages import is_stopping, stop_stages
 from flows.run_trial import run_trial
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError
@@ -66,13 +66,16 @@ def run_units(units: Iterable[Unit], execution: Execution) -> Iterator[Outcome]:
     stop the others.
     """
     running: dict[PrefectFuture[Any], Unit] = {}
-    for unit in units:
-        if len(running) == execution.at_once:
+    try:
+        for unit in units:
+            if len(running) == execution.at_once:
+                yield _first_to_end(running)
+            running[_take(unit, execution)] = unit
+        while running:
             yield _first_to_end(running)
-        plain = (unit.config.model_dump(mode="json"), execution.model_dump(mode="json"))
-        running[take_unit.with_options(task_run_name=unit.name).submit(*plain, unit.policy)] = unit
-    while running:
-        yield _first_to_end(running)
+    except BaseException:
+        stop_stages()
+        raise
 
 
 def finish_units(units: Iterable[Unit], execution: Execution) -> None:
@@ -110,6 +113,11 @@ def take_unit(config: dict[str, Any], execution: dict[str, Any], policy: str) ->
         "policy": policy,
     }
     _wait_for_worker(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0).id)
+
+
+def _take(unit: Unit, execution: Execution) -> PrefectFuture[Any]:
+    plain = (unit.config.model_dump(mode="json"), execution.model_dump(mode="json"))
+    return take_unit.with_options(task_run_name=unit.name).submit(*plain, unit.policy)
 
 
 def _first_to_end(running: dict[PrefectFuture[Any], Unit]) -> Outcome:

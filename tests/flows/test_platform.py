@@ -26,6 +26,7 @@ from tests.flows.conftest import (
     started_platform,
     wait_until,
 )
+from tests.flows.test_run_demo import stage_processes
 
 pytestmark = pytest.mark.slow
 
@@ -283,6 +284,32 @@ def test_a_cancelled_flow_ends_trainer_and_children_within_10_seconds_and_leaves
     assert records[-1]["kind"] == "end" and records[-1]["status"] == "KILLED"
     assert took < 10, f"it took {took:.1f} s"
     wait_until(lambda: state_of(platform, run["id"]) == "CANCELLED", 30)
+
+
+def test_ctrl_c_of_the_pipeline_verb_ends_its_units_and_leaves_their_checkpoints(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "worker.yaml").write_text(f"roots: {{default: {tmp_path / 'out'}}}\n")
+    longer = [*SWEEP, "training.steps=2000", "training.save_every=1000"]
+    process = subprocess.Popen(
+        [*RSGRPO, "pipeline", "--at-once", "2", *(w for o in longer for w in ("--set", o))],
+        cwd=CHECKOUT,
+        env={**platform.environment, "RSGRPO_WORKER": str(tmp_path / "worker.yaml")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    spools = (tmp_path / "out" / "train").glob
+    wait_until(lambda: sum('"metrics"' in f.read_text() for f in spools("*/spool.jsonl")) == 2)
+    process.send_signal(signal.SIGINT)
+    pressed = time.monotonic()
+    wait_until(lambda: stage_processes(tmp_path / "out") == [], 30)
+    took = time.monotonic() - pressed
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed[-2000:]
+    assert "the same command goes on from here" in printed
+    assert took < 10, f"it took {took:.1f} s"
+    assert len(list(spools("*/.work/checkpoint-*"))) == 2
 
 
 def state_of(platform: Platform, flow_run: str) -> str:
