@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from rsgrpo.errors import UserError
 
 if TYPE_CHECKING:
-    from rsgrpo.config import Config
+    from rsgrpo.worker import Execution
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -148,16 +149,17 @@ def _run_flow(
 
         typer.echo("\n".join(plan_lines(study)))
         return
+    execution = _execution(names)
     _need("prefect", "optuna")
     _need_server()
     if not study.policy.checkpoint:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    typer.echo(_call(name, study, names))
+    flow = getattr(importlib.import_module(f"flows.{name}"), name)
+    typer.echo(flow(study, execution))
 
 
-def _call(name: str, study: Config, names: dict[str, Any]) -> str:
-    import importlib
-
+def _execution(names: dict[str, Any]) -> Execution:
+    """Return an execution whose names this worker's table holds, before anything runs."""
     from pydantic import ValidationError
 
     from rsgrpo.worker import Execution, resolve
@@ -166,9 +168,8 @@ def _call(name: str, study: Config, names: dict[str, Any]) -> str:
         execution = Execution(**names)
     except ValidationError as fault:
         raise UserError(f"--launcher: {fault.errors()[0]['msg']}") from None
-    resolve(execution)  # an unknown name is refused before anything runs
-    flow = getattr(importlib.import_module(f"flows.{name}"), name)
-    return str(flow(study, execution))
+    resolve(execution)
+    return execution
 
 
 def _names(
@@ -184,10 +185,8 @@ def _names(
 
 
 def _need(*packages: str) -> None:
-    from importlib import import_module
-
     for package in packages:
-        import_module(package)
+        importlib.import_module(package)
 
 
 def _need_server() -> None:

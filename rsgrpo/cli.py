@@ -38,6 +38,9 @@ EXTRAS = {
     "datasets": "data",
     "datasketch": "data",
     "mlflow": "track",
+    "prefect": "orchestrate",
+    "psutil": "orchestrate",
+    "optuna": "sweep",
     "plotly": "dashboards",
 }
 
