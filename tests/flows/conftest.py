@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -123,3 +124,26 @@ def wait_until(condition: Callable[[], Any], seconds: float = 180) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def read_api(platform: Platform, kind: str) -> list[dict[str, Any]]:
+    """Return all objects of a kind that the Prefect server holds."""
+    code = (
+        "import sys, httpx\n"
+        "url, kind = sys.argv[1:]\n"
+        "found = []\n"
+        "while True:\n"
+        "    body = {'limit': 200, 'offset': len(found)}\n"
+        "    page = httpx.post(f'{url}/{kind}/filter', json=body).json()\n"
+        "    found += page\n"
+        "    if len(page) < 200: break\n"
+        "import json; print(json.dumps(found))"
+    )
+    found = platform.run(sys.executable, "-c", code, platform.environment["PREFECT_API_URL"], kind)
+    rows: list[dict[str, Any]] = json.loads(found.strip().splitlines()[-1])
+    return rows
+
+
+def state_of(platform: Platform, flow_run: str) -> str:
+    [run] = [run for run in read_api(platform, "flow_runs") if run["id"] == flow_run]
+    return str(run["state"]["type"])

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,7 +22,9 @@ from tests.flows.conftest import (
     PREFECT,
     RSGRPO,
     Platform,
+    read_api,
     started_platform,
+    state_of,
     wait_until,
 )
 from tests.flows.test_run_demo import stage_processes
@@ -63,24 +64,6 @@ def table(root: Path) -> list[dict[str, Any]]:
 
 def stages_done(root: Path) -> Counter[str]:
     return Counter(f"{manifest['stage']} {manifest['name']}" for manifest in manifests(root))
-
-
-def read_api(platform: Platform, kind: str) -> list[dict[str, Any]]:
-    """Return all objects of a kind that the Prefect server holds."""
-    code = (
-        "import sys, httpx\n"
-        "url, kind = sys.argv[1:]\n"
-        "found = []\n"
-        "while True:\n"
-        "    body = {'limit': 200, 'offset': len(found)}\n"
-        "    page = httpx.post(f'{url}/{kind}/filter', json=body).json()\n"
-        "    found += page\n"
-        "    if len(page) < 200: break\n"
-        "import json; print(json.dumps(found))"
-    )
-    found = platform.run(sys.executable, "-c", code, platform.environment["PREFECT_API_URL"], kind)
-    rows: list[dict[str, Any]] = json.loads(found.strip().splitlines()[-1])
-    return rows
 
 
 @pytest.fixture(scope="module")
@@ -310,11 +293,6 @@ def test_ctrl_c_of_the_pipeline_verb_ends_its_units_and_leaves_their_checkpoints
     assert "the same command goes on from here" in printed
     assert took < 10, f"it took {took:.1f} s"
     assert len(list(spools("*/.work/checkpoint-*"))) == 2
-
-
-def state_of(platform: Platform, flow_run: str) -> str:
-    [run] = [run for run in read_api(platform, "flow_runs") if run["id"] == flow_run]
-    return str(run["state"]["type"])
 
 
 def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(

@@ -23,7 +23,9 @@ from tests.flows.conftest import (
     RSGRPO,
     Platform,
     free_port,
+    read_api,
     started_platform,
+    state_of,
     wait_until,
 )
 
@@ -133,6 +135,44 @@ def test_a_service_that_is_killed_is_started_again(platform: Platform) -> None:
     [worker] = workers(platform)
     psutil.Process(worker).kill()
     wait_until(lambda: set(workers(platform)) - {worker}, 30)
+
+
+@pytest.mark.slow
+def test_the_work_pools_have_limits_and_flows_outlive_the_pipe_of_their_worker(
+    platform: Platform,
+) -> None:
+    pools = {pool["name"]: pool for pool in read_api(platform, "work_pools")}
+    assert {name: pools[name]["concurrency_limit"] for name in ("cpu", "gpu")} == {
+        "cpu": 100,
+        "gpu": 2,
+    }
+    for pool in (pools["cpu"], pools["gpu"]):
+        variables = pool["base_job_template"]["variables"]["properties"]
+        assert variables["stream_output"]["default"] is False
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_and_worker_are_gone_is_ended_by_the_server(
+    platform: Platform,
+) -> None:
+    study = json.dumps(load_config(None, [*TINY, "training.steps=9000"]).model_dump(mode="json"))
+    command = [*PREFECT, "deployment", "run", "train-policy/train-policy"]
+    platform.run(*command, "-p", f"config={study}")
+
+    def running() -> list[str]:
+        runs = read_api(platform, "flow_runs")
+        return [run["id"] for run in runs if run["state"]["type"] == "RUNNING"]
+
+    wait_until(lambda: running() and platform.pids("rsgrpo.stages", "train"))
+    [run] = running()
+    [trainer, *_] = platform.pids("rsgrpo.stages", "train")
+    flow = psutil.Process(trainer).parent()
+    assert flow is not None
+    worker = flow.parent()
+    assert worker is not None
+    worker.kill()
+    flow.kill()
+    wait_until(lambda: state_of(platform, run) == "CRASHED", 240)
 
 
 @pytest.mark.slow
