@@ -45,6 +45,10 @@ FREE = {
 }
 
 
+# What `training.trl` may never set.
+UNSAFE = {"trust_remote_code", "push_to_hub"}
+
+
 def train(
     config: Config,
     *,
@@ -307,6 +311,11 @@ def _refuse_our_own(trl: dict[str, Any], arguments: dict[str, Any]) -> None:
     if clash := sorted(ours & set(trl)):
         raise UserError(
             f"training.trl sets {clash[0]}, which the training branch decides: use its own keys"
+        )
+    if unsafe := sorted(UNSAFE & set(trl)):
+        raise UserError(
+            f"training.trl sets {unsafe[0]}: training runs no code of a checkpoint and uploads "
+            "nothing, remove it"
         )
 
 

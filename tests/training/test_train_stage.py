@@ -191,6 +191,13 @@ def test_processes_that_would_split_groups_are_refused_with_the_numbers_to_set()
         load_config(None, [*TINY, "training.processes=8", "training.minibatches=3"])
 
 
+@pytest.mark.parametrize("name", ["trust_remote_code", "push_to_hub"])
+def test_code_of_a_checkpoint_and_uploads_are_refused(tmp_path: Path, name: str) -> None:
+    config = load_config(None, [*TINY, f"training.trl={{{name}: true}}"])
+    with pytest.raises(UserError, match=rf"training\.trl sets {name}"):
+        trainer_arguments(config.training, tmp_path)
+
+
 def test_a_setting_that_only_the_trainer_can_judge_is_one_sentence_too(
     tmp_path: Path, base: tuple[Path, Path]
 ) -> None:
