@@ -101,6 +101,12 @@ def test_all_of_it_is_in_mlflow_and_in_the_report(finished: Platform) -> None:
 
 
 def test_the_prompt_is_recorded_with_the_run(finished: Platform) -> None:
-    for file in (finished.root / "train").glob("*/environment/prompt.txt"):
-        assert file.read_text().startswith("<|im_start|>system\nPlease reason step by step")
-    assert len(list((finished.root / "train").glob("*/environment/prompt.txt"))) == 2
+    runs = [
+        file.parent
+        for file in (finished.root / "train").glob("*/environment/config.yaml")
+        if "name: real\n" in file.read_text()
+    ]
+    assert len(runs) == 2
+    for environment in runs:
+        prompt = (environment / "prompt.txt").read_text()
+        assert prompt.startswith("<|im_start|>system\nPlease reason step by step")
