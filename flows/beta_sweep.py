@@ -22,8 +22,8 @@ from flows.units import (
     trained_units,
 )
 from rsgrpo.config import Config
-from rsgrpo.stages import run
-from rsgrpo.study import base_policy, trained_run
+from rsgrpo.stages import find, finished, folder_of
+from rsgrpo.study import Run, base_policy, base_run, trained_run
 from rsgrpo.worker import Execution, resolve
 from sweeps.beta_study import SeedValue, next_betas, open_study, seed_value, tell, tell_failure
 
@@ -43,12 +43,23 @@ def run_trials(config: Config, execution: Execution) -> None:
     """Finish the base, GRPO, and every trial that Optuna gives."""
     finish_units([base_unit(config)], execution)
     root = resolve(execution).root
-    sweep = Sweep(config, root, open_study(config, root))
+    sweep = Sweep(config, root, open_study(config, root, made_of(config, root)))
     failed = []
     for outcome in run_units(sweep.units(), execution):
         sweep.take(outcome)
         failed += [outcome] if outcome.fault else []
     refuse_failed(failed)
+
+
+def made_of(config: Config, root: Path) -> str:
+    """Return what all trials share beside the config: the keys of data, base, code and packages."""
+    base = base_policy(config)
+    shared = (trained_run(config, base).training, base_run(config, base).score)
+    return " ".join(str(node and folder_of(root, node)).rpartition("-")[2] for node in shared)
+
+
+def _run_of(unit: Unit) -> Run:
+    return trained_run(unit.config, base_policy(unit.config))
 
 
 class Sweep:
@@ -71,6 +82,12 @@ class Sweep:
                 if training.advantage.name == "rs_grpo" and training.risk_beta == beta:
                     self._trial_of[unit.name] = number
                     yield unit
+        # a trial that is complete may have lost its folders
+        yield from (
+            unit
+            for unit in units
+            if unit.name not in self._trial_of and find(self._root, _run_of(unit).score) is None
+        )
 
     def take(self, outcome: Outcome) -> None:
         """Tell the study of a trial whose last seed has ended."""
@@ -89,6 +106,6 @@ class Sweep:
             tell(self._study, number, sorted(self._value(o.unit) for o in outcomes))
 
     def _value(self, unit: Unit) -> SeedValue:
-        score = run(self._root, trained_run(unit.config, base_policy(unit.config)).score)
+        score = finished(self._root, _run_of(unit).score)
         rows = json.loads((score / "passk.json").read_text(encoding="utf-8"))
         return seed_value(rows, unit.config.training.seed, unit.config.evaluation.headline_k)

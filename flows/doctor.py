@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.services import HOST, addresses, answers
-from rsgrpo.cli import EXTRAS
 
 FREE_GIB = 5.0
 
@@ -65,17 +64,23 @@ def check_packages() -> Iterator[Check]:
         if wanted.marker and "'dev'" in str(wanted.marker).replace('"', "'"):
             continue
         if wanted.name != "rsgrpo":
-            yield _check_package(wanted.name, str(wanted.specifier))
+            extra = (
+                str(wanted.marker or "")
+                .replace("'", '"')
+                .partition('extra == "')[2]
+                .partition('"')[0]
+            )
+            yield _check_package(wanted.name, str(wanted.specifier), extra)
 
 
-def _check_package(name: str, specifier: str) -> Check:
+def _check_package(name: str, specifier: str, extra: str = "") -> Check:
     from packaging.specifiers import SpecifierSet
 
     try:
         found = version(name)
     except PackageNotFoundError:
-        extra = EXTRAS.get(name.replace("-", "_"), name)
-        return Check(name, False, "not installed", f"pip install -e '.[{extra}]'")
+        target = f".[{extra}]" if extra else "."
+        return Check(name, False, "not installed", f"pip install -e '{target}'")
     well = SpecifierSet(specifier).contains(found, prereleases=True)
     return Check(name, well, found, f"install {name}{specifier} (make install does)")
 

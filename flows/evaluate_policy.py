@@ -28,5 +28,5 @@ def evaluate_policy(
     """
     run = named_run(config, policy)
     place = resolve(execution)
-    with stages_of(place), alone(config, place):
+    with stages_of(place), alone(config, place, run):
         return str(finish(place, run.score))

@@ -98,13 +98,15 @@ def up(
 
     from flows.services import keep_running, service_environment, services
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is ended
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: everything is ended
+        signal.signal(number, signal.default_int_handler)
     home = home.absolute()
     with services(home, workers, prefect_port, mlflow_port, _say) as (at, running):
         for service in running[2:]:
             _say(f"worker {service.name} takes flow runs, log {service.log}")
         _say(f"\nPrefect  {at.prefect_ui}\nMLflow   {at.mlflow}\nlogs     {home / 'logs'}\n")
         _say("next, in another terminal: prefect deploy --all")
+        _say(f"for runs outside the workers: export MLFLOW_TRACKING_URI={at.mlflow}")
         if prefect_port != 4200:
             _say(f"with: export PREFECT_API_URL={at.prefect_api}")
         _say("Ctrl-C ends everything")
@@ -141,6 +143,7 @@ def _run_flow(
     names: dict[str, Any],
     dry_run: bool,
 ) -> None:
+    from flows.services import SILENT
     from rsgrpo.config import load_config
 
     study = load_config(config, overrides or ())
@@ -150,6 +153,8 @@ def _run_flow(
         typer.echo("\n".join(plan_lines(study)))
         return
     execution = _execution(names)
+    for variable, value in (*SILENT.items(), ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")):
+        os.environ.setdefault(variable, value)
     _need("prefect", "optuna")
     _need_server()
     if not study.policy.checkpoint:

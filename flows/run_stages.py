@@ -33,7 +33,8 @@ from rsgrpo.stages import (
     node_to_json,
     upstream_nodes,
 )
-from rsgrpo.study import prepared
+from rsgrpo.study import Run, prepared
+from rsgrpo.tracking.journal import end_study
 from rsgrpo.worker import Place
 
 POLL_SECONDS = 0.2
@@ -80,13 +81,25 @@ def is_stopping() -> bool:
 
 
 @contextmanager
-def alone(config: Config, place: Place) -> Iterator[None]:
-    """Record and ship a flow that was started by itself; one within a study leaves it to that."""
+def alone(config: Config, place: Place, run: Run) -> Iterator[None]:
+    """Record and ship a flow that was started by itself; one within a study leaves it to that.
+
+    What the body has finished of the run, its training and its evaluation, is recorded at its end.
+    """
     if flow_run.parent_flow_run_id is not None:
         yield
         return
     with recorded(config, finish(place, prepared(config)), place.root, place.tracking_uri):
         yield
+        score = find(place.root, run.score)
+        training = find(place.root, run.training) if run.training else None
+        end_study(
+            place.root,
+            config,
+            scores={run.name: score} if score else {},
+            trainings={run.name: training} if training else {},
+            files={},
+        )
 
 
 def _task_name() -> str:

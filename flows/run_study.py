@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from rsgrpo.config import Config
 from rsgrpo.processes import end_process, start_process
+from rsgrpo.stages import finished
 from rsgrpo.study import Study
 from rsgrpo.tracking.journal import begin_study, end_study
 from rsgrpo.tracking.sender import ended_file
@@ -134,10 +135,11 @@ def record_results(config: Config, study: Study, root: Path, analysis: Path) -> 
 
 def study_folders(root: Path, study: Study) -> dict[str, tuple[Path, Path | None]]:
     """Return the finished score and training folder of each run, by its policy's name."""
-    from rsgrpo.stages import run
-
     return {
-        one.name: (run(root, one.score), run(root, one.training) if one.training else None)
+        one.name: (
+            finished(root, one.score),
+            finished(root, one.training) if one.training else None,
+        )
         for one in (*study.runs, *study.rollouts)
     }
 

@@ -8,6 +8,7 @@ from flows.evaluate_policy import evaluate_policy
 from flows.run_stages import alone, stages_of
 from flows.train_policy import train_policy
 from rsgrpo.config import Config
+from rsgrpo.study import named_run
 from rsgrpo.worker import Execution, resolve
 
 DEFAULT_CONFIG, DEFAULT_EXECUTION = Config(), Execution()
@@ -27,7 +28,7 @@ def run_trial(
         policy: As for `evaluate_policy`; what is not `trained` here is evaluated alone.
     """
     place = resolve(execution)
-    with stages_of(place), alone(config, place):
+    with stages_of(place), alone(config, place, named_run(config, policy)):
         if policy == "trained":
             train_policy(config, execution)
         return evaluate_policy(config, execution, policy)

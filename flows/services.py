@@ -99,7 +99,7 @@ def end_flow_runs(workers: list[Service]) -> None:
     """End the flow runs of workers, which save what they can; a worker itself would kill them."""
     import psutil
 
-    flows = []
+    flows: list[psutil.Process] = []
     for worker in workers:
         with suppress(psutil.NoSuchProcess):
             flows += [
@@ -220,15 +220,19 @@ def keep_running(
     running: list[Service], environment: Mapping[str, str], say: Callable[[str], None]
 ) -> None:
     """Start every service again that ends, until Ctrl-C: what it served goes on meanwhile."""
+    pause = 1.0  # longer while one ends again and again
     while True:
         for place, service in enumerate(running):
             if service.process.poll() is not None:
-                log = service.log.with_suffix(f".{time.strftime('%H%M%S')}.log")
+                log = service.log.with_suffix(f".{time.strftime('%Y%m%d-%H%M%S')}.log")
                 say(f"{service.name} ended with status {service.process.returncode}, log {log}")
-                service.log.replace(log)
+                with suppress(FileNotFoundError):
+                    service.log.replace(log)
                 end_process(service.process)  # what it left in its process group
                 running[place] = start_service(
                     service.name, service.command, service.log, environment
                 )
                 say(f"{service.name} is started again")
-        time.sleep(1.0)
+                pause = min(2 * pause, 60.0)
+        time.sleep(pause)
+        pause = max(pause / 1.1, 1.0)

@@ -18,5 +18,5 @@ def train_policy(config: Config = DEFAULT_CONFIG, execution: Execution = DEFAULT
     place = resolve(execution)
     trained = trained_run(config, base_policy(config))
     assert trained.training is not None
-    with stages_of(place), alone(config, place):
+    with stages_of(place), alone(config, place, trained):
         return str(finish(place, trained.training))

@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Cancelling, State
 
@@ -147,6 +148,10 @@ def _state_of(flow_run: UUID) -> State | None:
     try:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(flow_run).state
+    except ObjectNotFound:
+        raise UserError(
+            f"its flow run {flow_run} was deleted: run the same command again"
+        ) from None
     except Exception:  # a server that is away comes back; the worker goes on meanwhile
         return None
 

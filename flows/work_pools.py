@@ -70,9 +70,12 @@ def make_zombie_automation() -> None:
         ],
     )
     try:
-        Automation.read(name=ZOMBIES)
+        found = Automation.read(name=ZOMBIES)
     except ValueError:
         wanted.create()
+        return
+    found.trigger, found.actions = wanted.trigger, wanted.actions
+    found.update()
 
 
 def _template() -> dict[str, Any]:

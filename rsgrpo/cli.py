@@ -185,7 +185,11 @@ def bandit(
 def sync(
     root: Annotated[Path, typer.Argument(help="The --out folder of a study.")],
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow server or database; ROOT/mlflow.db by default.")
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_TRACKING_URI",
+            help="MLflow server or database; ROOT/mlflow.db by default.",
+        ),
     ] = None,
 ) -> None:
     """Ship what training has recorded to MLflow; again and again without duplicates."""

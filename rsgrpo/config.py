@@ -199,6 +199,8 @@ class StudyConfig(Model):
         betas = [f"{beta:g}" for beta in self.risk_betas]
         if len(set(betas)) < len(betas) or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("study.risk_betas and study.seeds must each name a value once")
+        if taken := {"base", "trained"} & set(self.rollouts):
+            raise ValueError(f"study.rollouts names {taken.pop()!r}, part of every study: rename")
         return self
 
 

@@ -19,6 +19,7 @@ class Stage(NamedTuple):
 
 
 _TORCH = ("torch", "transformers")
+_POLICY = ("policy/load.py", "policy/prompts.py", "policy/tiny.py")
 _PROBLEMS = ("data/countdown.py", "data/jsonl.py")
 
 STAGES: dict[str, Stage] = {
@@ -28,11 +29,11 @@ STAGES: dict[str, Stage] = {
         (*_PROBLEMS, "data/prepare.py", "data/duplicates.py", "data/overlap.py", "records.py"),
         ("datasketch",),
     ),
-    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), ("policy", *_PROBLEMS), _TORCH),
+    "pretrain": Stage("rsgrpo.policy.tiny:pretrain", ("policy",), (*_POLICY, *_PROBLEMS), _TORCH),
     "train": Stage(
         "rsgrpo.training.train:train",
         ("training", "grading", "prompt"),
-        ("training", "advantages", "schedules.py", "grading", "policy", *_PROBLEMS),
+        ("training", "advantages", "schedules.py", "grading", *_POLICY, *_PROBLEMS),
         (*_TORCH, "trl", "accelerate", "math-verify"),
     ),
     "sample": Stage(

@@ -22,10 +22,11 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, NoReturn, Union
 
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError, explain_os_error
@@ -54,11 +55,31 @@ class Node(NamedTuple):
 
 def find(root: Path, node: Node) -> Path | None:
     """Return the finished folder of a node, or None where it has still to run."""
+    folder = folder_of(root, node)
+    return folder if folder and _is_finished(folder) else None
+
+
+def finished(root: Path, node: Node) -> Path:
+    """Return the folder of a node that must be finished.
+
+    Raises:
+        UserError: It is not, where this process looks.
+    """
+    folder = find(root, node)
+    if folder is None:
+        raise UserError(
+            f"stage {node.stage} of {node.name} is not finished as seen from here: its worker must "
+            "have the same code, packages and output root"
+        )
+    return folder
+
+
+def folder_of(root: Path, node: Node) -> Path | None:
+    """Return the folder of a node, finished or not; None where its inputs have still to run."""
     try:
-        folder = _folder(root, node)
+        return _folder(root, node)
     except _Unfinished:
         return None
-    return folder if _is_finished(folder) else None
 
 
 def run(root: Path, node: Node, wait: bool = False) -> Path:
@@ -335,7 +356,7 @@ def _node(tree: Any) -> Any:
 
 def main() -> int:
     """Run the node of a file: arguments are the root, the file and perhaps `--wait`."""
-    die_with_parent(os.getppid())
+    die_with_parent(_bond())
     root, node_file, *options = sys.argv[1:]
     run_it = run_rank if world_size() > 1 else run
     try:
@@ -350,7 +371,34 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
-    from rsgrpo.stages import main as run_main  # nodes must be this module's, not __main__'s
+def _bond() -> int:
+    """Return the parent; a rank whose launcher is gone already ends here."""
+    parent = os.getppid()
+    if world_size() > 1 and parent == 1:
+        os._exit(1)
+    return parent
 
-    sys.exit(run_main())
+
+def end_rank(run_it: Callable[[], int]) -> NoReturn:
+    """Run one of several ranks and end its process without taking anything apart.
+
+    A rank that frees its connections while another one ends may wait for ever, or abort.
+    """
+    try:
+        status = run_it()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    from rsgrpo.stages import end_rank, main, world_size  # nodes must be this module's
+
+    if world_size() > 1:
+        end_rank(main)
+    sys.exit(main())

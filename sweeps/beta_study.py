@@ -31,32 +31,37 @@ class SeedValue(NamedTuple):
     pass_at_k: float
 
 
-def study_name(config: Config) -> str:
+def study_name(config: Config, made_of: str = "") -> str:
     """Return the study's name: the config's, and a digest of all that its trials share.
 
     Betas may be added to a study. Anything else that is changed makes another study, so that no
     trial is compared with one that was made under other settings.
+
+    Args:
+        config: The sweep's config.
+        made_of: What else the trials are made of: data, base policy, code, packages.
     """
     shared = config.model_dump(mode="json")
     for other in ("risk_betas", "rollouts", "headline_beta"):
         shared["study"].pop(other)
-    text = json.dumps(shared, sort_keys=True)
+    text = json.dumps([shared, made_of], sort_keys=True)
     return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def open_study(config: Config, root: Path) -> optuna.Study:
+def open_study(config: Config, root: Path, made_of: str = "") -> optuna.Study:
     """Open the study of a config, making it where there is none, with its grid enqueued.
 
     Args:
         config: Its study branch names the betas and seeds.
         root: The output root; the study is kept in its `optuna.db`.
+        made_of: As for `study_name`.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=f"sqlite:///{root / STORAGE}",
-        study_name=study_name(config),
+        study_name=study_name(config, made_of),
         directions=["maximize", "maximize"],
         load_if_exists=True,
     )
@@ -74,18 +79,23 @@ def next_betas(study: optuna.Study, betas: Sequence[float]) -> Iterator[tuple[in
 
     Args:
         study: The study.
-        betas: The grid; trials of other betas are left alone.
+        betas: The grid. Trials of other betas that run are left alone, those that wait are taken
+            out until a sweep names their beta again.
     """
     import optuna
 
+    if not betas:
+        return
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         beta = _beta(trial)
         if beta in betas:
             yield trial.number, beta
-    space = optuna.distributions.FloatDistribution(min(betas), max(betas))
     while study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.WAITING]):
-        asked = study.ask({BETA: space})
-        yield asked.number, float(asked.params[BETA])
+        asked = study.ask()
+        if _beta(study.trials[asked.number]) in betas:
+            yield asked.number, asked.suggest_float(BETA, min(betas), max(betas))
+        else:  # enqueued by a wider grid, which will enqueue it again
+            tell_failure(study, asked.number, "its beta is not part of this sweep")
 
 
 def tell(study: optuna.Study, number: int, seeds: Sequence[SeedValue]) -> None:

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -106,7 +107,7 @@ class Sender:
 
 def ended_file(root: Path, caller: int) -> Path:
     """Return the file by which a process tells its own sender, and no other, that it has ended."""
-    return root / f".ended-{caller}"
+    return root / f".ended-{platform.node()}-{caller}"
 
 
 def _follow(sender: Sender, caller: int) -> SyncSummary:

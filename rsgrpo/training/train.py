@@ -45,8 +45,22 @@ FREE = {
 }
 
 
-# What `training.trl` may never set.
-UNSAFE = {"trust_remote_code", "push_to_hub"}
+# What `training.trl` may never set: code of a checkpoint, uploads, hosts, files, and what would
+# make a resumed run another one.
+UNSAFE = {
+    "accelerator_config",
+    "chat_template_path",
+    "deepspeed",
+    "fsdp_config",
+    "ignore_data_skip",
+    "log_completions_hub_repo",
+    "model_init_kwargs",
+    "push_to_hub",
+    "resume_from_checkpoint",
+    "save_only_model",
+    "trust_remote_code",
+}
+UNSAFE_PREFIXES = ("hub_", "push_to_hub_", "vllm_server_")
 
 
 def train(
@@ -113,16 +127,15 @@ def train(
         trained = _go_on(trainer, stopping, last_checkpoint(out / WORK, settings.processes))
         if rank() == 0:
             save_policy(trained, tokenizer, out)
-        _part()
+        _meet()
 
 
-def _part() -> None:
-    """End the ranks' connection in order: one that exits with it open may abort at its exit."""
+def _meet() -> None:
+    """Let no rank end before all have finished."""
     import torch.distributed as ranks
 
     if ranks.is_initialized():
         ranks.barrier()
-        ranks.destroy_process_group()
 
 
 def _go_on(trainer: RSGRPOTrainer, stopping: Stopping, checkpoint: Path | None) -> PreTrainedModel:
@@ -312,10 +325,10 @@ def _refuse_our_own(trl: dict[str, Any], arguments: dict[str, Any]) -> None:
         raise UserError(
             f"training.trl sets {clash[0]}, which the training branch decides: use its own keys"
         )
-    if unsafe := sorted(UNSAFE & set(trl)):
+    if unsafe := sorted(k for k in trl if k in UNSAFE or k.startswith(UNSAFE_PREFIXES)):
         raise UserError(
-            f"training.trl sets {unsafe[0]}: training runs no code of a checkpoint and uploads "
-            "nothing, remove it"
+            f"training.trl sets {unsafe[0]}: training runs no code of a checkpoint, uploads "
+            "nothing, asks no other host and goes on exactly after a stop; remove it"
         )
 
 

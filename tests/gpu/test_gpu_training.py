@@ -42,7 +42,9 @@ def rsgrpo(*arguments: str) -> str:
 
 
 def test_a_policy_of_100_million_parameters_is_trained_in_bf16(tmp_path: Path) -> None:
+    from rsgrpo.config import load_config
     from rsgrpo.policy.load import load_policy
+    from rsgrpo.training.train import trainer_arguments
 
     folder = Path(rsgrpo("train", "--out", str(tmp_path)).strip().splitlines()[-1])
     model, _ = load_policy(folder)
@@ -58,8 +60,8 @@ def test_a_policy_of_100_million_parameters_is_trained_in_bf16(tmp_path: Path) -
         f"peak memory {memory:.2f} GiB"
     )
     assert memory > 16 * parameters / 2**30  # weights, gradients, both moments in float32
-
-
-def test_the_trained_policy_is_evaluated_on_the_gpu(tmp_path: Path) -> None:
-    rows = json.loads(rsgrpo("evaluate", "--out", str(tmp_path), "--json"))
+    assert trainer_arguments(load_config(None, SIZES).training, tmp_path).bf16
+    trained = ["--policy", str(folder), "--out", str(tmp_path), "--json"]
+    rows = json.loads(rsgrpo("evaluate", *trained))
     assert {row["n_samples"] for row in rows} == {16}
+    assert {row["method"] for row in rows} == {"rs_grpo"}

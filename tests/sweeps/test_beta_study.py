@@ -93,6 +93,21 @@ def test_betas_are_added_to_a_study_and_nothing_is_repeated(tmp_path: Path) -> N
     assert betas(open_study(more, tmp_path), more) == [(3, 8.0), (4, 16.0)]
 
 
+def test_a_narrower_grid_takes_out_what_waits_and_a_wider_one_brings_it_back(
+    tmp_path: Path,
+) -> None:
+    open_study(config(), tmp_path)
+    narrow = config("study.risk_betas=[2]")
+    assert betas(open_study(narrow, tmp_path), narrow) == [(1, 2.0)]
+    assert betas(open_study(config(), tmp_path), config()) == [(1, 2.0), (3, 0.0), (4, 4.0)]
+    none = config("study.risk_betas=[]")
+    assert betas(open_study(none, tmp_path), none) == []
+
+
+def test_other_code_or_data_is_another_study() -> None:
+    assert study_name(config(), "a b") != study_name(config(), "a c")
+
+
 @pytest.mark.parametrize("changed", ["training.steps=7", "study.seeds=[0]", "sampling.n=64"])
 def test_other_settings_are_another_study(changed: str) -> None:
     assert study_name(config(changed)) != study_name(config())

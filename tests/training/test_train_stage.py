@@ -191,8 +191,19 @@ def test_processes_that_would_split_groups_are_refused_with_the_numbers_to_set()
         load_config(None, [*TINY, "training.processes=8", "training.minibatches=3"])
 
 
-@pytest.mark.parametrize("name", ["trust_remote_code", "push_to_hub"])
-def test_code_of_a_checkpoint_and_uploads_are_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trust_remote_code",
+        "push_to_hub",
+        "model_init_kwargs",
+        "log_completions_hub_repo",
+        "hub_model_id",
+        "vllm_server_base_url",
+        "save_only_model",
+    ],
+)
+def test_what_runs_code_uploads_or_resumes_otherwise_is_refused(tmp_path: Path, name: str) -> None:
     config = load_config(None, [*TINY, f"training.trl={{{name}: true}}"])
     with pytest.raises(UserError, match=rf"training\.trl sets {name}"):
         trainer_arguments(config.training, tmp_path)
