@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import sqlite3
@@ -64,13 +65,8 @@ def check_packages() -> Iterator[Check]:
         if wanted.marker and "'dev'" in str(wanted.marker).replace('"', "'"):
             continue
         if wanted.name != "rsgrpo":
-            extra = (
-                str(wanted.marker or "")
-                .replace("'", '"')
-                .partition('extra == "')[2]
-                .partition('"')[0]
-            )
-            yield _check_package(wanted.name, str(wanted.specifier), extra)
+            extra = re.search(r"extra == .(\w+)", str(wanted.marker))
+            yield _check_package(wanted.name, str(wanted.specifier), extra[1] if extra else "")
 
 
 def _check_package(name: str, specifier: str, extra: str = "") -> Check:
