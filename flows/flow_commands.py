@@ -98,7 +98,8 @@ def up(
 
     from flows.services import keep_running, service_environment, services
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: everything is ended
+    # Everything is ended by each, Ctrl-C too where a shell has its background jobs ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     home = home.absolute()
     with services(home, workers, prefect_port, mlflow_port, _say) as (at, running):
