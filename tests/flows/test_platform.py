@@ -130,6 +130,21 @@ def test_the_same_command_again_reuses_everything(swept: Platform) -> None:
     assert {file: file.stat().st_mtime_ns for file in swept.root.rglob("manifest.json")} == before
 
 
+def test_a_flow_by_itself_is_recorded_to_its_end(swept: Platform) -> None:
+    from mlflow import MlflowClient
+
+    alone = config("name=alone", "sampling.n=8", "evaluation.ks=[1,2]", "evaluation.headline_k=2")
+    name = "evaluate-policy/evaluate-policy"
+    command = [*PREFECT, "deployment", "run", name, "-p", f"config={alone}", "-p", 'policy="base"']
+    assert "Completed" in swept.run(*command, "--watch")
+    client = MlflowClient(swept.mlflow)
+    experiment = client.get_experiment_by_name("rsgrpo")
+    wanted = "tags.`rsgrpo.study` = 'alone'"
+    runs = client.search_runs([experiment.experiment_id], wanted)
+    assert sorted(run.info.run_name for run in runs) == ["alone", "base evaluation"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
 def test_an_unknown_bare_name_is_refused(platform: Platform) -> None:
     done = subprocess.run(
         [*PREFECT, "deployment", "run", "beta-swep"],
