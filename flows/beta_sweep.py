@@ -73,21 +73,18 @@ class Sweep:
 
     def units(self) -> Iterator[Unit]:
         """Yield what is no trial, then each trial's units as it is asked for, one a seed."""
-        yield from other_units(self._config)
         units = trained_units(self._config)
-        yield from (unit for unit in units if unit.config.training.advantage.name != "rs_grpo")
+        trials = [unit for unit in units if unit.config.training.advantage.name == "rs_grpo"]
+        yield from other_units(self._config)
+        yield from (unit for unit in units if unit not in trials)
         for number, beta in next_betas(self._study, self._config.study.risk_betas):
-            for unit in units:
-                training = unit.config.training
-                if training.advantage.name == "rs_grpo" and training.risk_beta == beta:
+            for unit in trials:
+                if unit.config.training.risk_beta == beta:
                     self._trial_of[unit.name] = number
                     yield unit
-        # a trial that is complete may have lost its folders
-        yield from (
-            unit
-            for unit in units
-            if unit.name not in self._trial_of and find(self._root, _run_of(unit).score) is None
-        )
+        for unit in trials:  # a trial that is complete may have lost its folders
+            if unit.name not in self._trial_of and find(self._root, _run_of(unit).score) is None:
+                yield unit
 
     def take(self, outcome: Outcome) -> None:
         """Tell the study of a trial whose last seed has ended."""
