@@ -62,7 +62,8 @@ def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
     """Start everything with `rsgrpo up`, deploy the flows, and end it with Ctrl-C."""
     home, root = folder / "services", folder / "out"
     prefect, mlflow = free_port(), free_port()
-    (folder / "worker.yaml").write_text(yaml.safe_dump({"roots": {"default": str(root)}}))
+    roots = {"default": str(root), "alone": str(folder / "alone")}
+    (folder / "worker.yaml").write_text(yaml.safe_dump({"roots": roots}))
     environment = {
         **os.environ,
         "RSGRPO_WORKER": str(folder / "worker.yaml"),

@@ -130,14 +130,14 @@ def test_the_same_command_again_reuses_everything(swept: Platform) -> None:
     assert {file: file.stat().st_mtime_ns for file in swept.root.rglob("manifest.json")} == before
 
 
-def test_a_flow_by_itself_is_recorded_to_its_end(swept: Platform) -> None:
+def test_a_flow_by_itself_is_recorded_to_its_end(platform: Platform) -> None:
     from mlflow import MlflowClient
 
-    alone = config("name=alone", "sampling.n=8", "evaluation.ks=[1,2]", "evaluation.headline_k=2")
+    alone = config("name=alone", "policy.pretrain.steps=60")
     name = "evaluate-policy/evaluate-policy"
-    command = [*PREFECT, "deployment", "run", name, "-p", f"config={alone}", "-p", 'policy="base"']
-    assert "Completed" in swept.run(*command, "--watch")
-    client = MlflowClient(swept.mlflow)
+    chosen = ["-p", f"config={alone}", "-p", 'policy="base"', "-p", 'execution={"root": "alone"}']
+    assert "Completed" in platform.run(*PREFECT, "deployment", "run", name, *chosen, "--watch")
+    client = MlflowClient(platform.mlflow)
     experiment = client.get_experiment_by_name("rsgrpo")
     wanted = "tags.`rsgrpo.study` = 'alone'"
     runs = client.search_runs([experiment.experiment_id], wanted)
