@@ -11,8 +11,9 @@ from typing import Any
 
 from flows.run_study import publish, run_study
 from rsgrpo.config import Config
+from rsgrpo.nodes import Node
 from rsgrpo.processes import Progress, run_nodes
-from rsgrpo.stages import Node, find, run
+from rsgrpo.stages import find, run
 from rsgrpo.study import Study, plan_study, prepared
 from rsgrpo.tracking.journal import all_shipped
 

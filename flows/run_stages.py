@@ -24,15 +24,9 @@ from rsgrpo.config import Config
 from rsgrpo.errors import UserError
 from rsgrpo.fingerprints import packages_of
 from rsgrpo.launch import Launch
+from rsgrpo.nodes import Node, node_from_json, node_to_json, upstream_nodes
 from rsgrpo.processes import Child, check, end_stage, share_done, start_stage
-from rsgrpo.stages import (
-    MANIFEST,
-    Node,
-    find,
-    node_from_json,
-    node_to_json,
-    upstream_nodes,
-)
+from rsgrpo.stages import MANIFEST, find
 from rsgrpo.study import Run, prepared
 from rsgrpo.tracking.journal import end_study
 from rsgrpo.worker import Place

@@ -21,8 +21,8 @@ from rsgrpo.estimates import (
     update_memory,
     weights_memory,
 )
+from rsgrpo.nodes import Node
 from rsgrpo.policy.shape import Shape, policy_shape
-from rsgrpo.stages import Node
 from rsgrpo.study import base_policy, run_identity, study_configs
 
 

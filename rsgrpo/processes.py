@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from rsgrpo.errors import UserError
 from rsgrpo.launch import Launch, stage_command
-from rsgrpo.stages import REFUSED, Node, disk_is_full, find, node_to_json, upstream_nodes
+from rsgrpo.nodes import Node, node_to_json, upstream_nodes
+from rsgrpo.stages import REFUSED, disk_is_full, find
 
 # Training that is asked to stop saves a checkpoint first; every other stage ends at once.
 STOP_SECONDS = 9.0

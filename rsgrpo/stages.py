@@ -23,15 +23,15 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Union
+from typing import Any, NoReturn
 
-from rsgrpo.config import Config
 from rsgrpo.errors import UserError, explain_os_error
 from rsgrpo.fingerprints import code_version, package_version, sha256
 from rsgrpo.lifeline import die_with_parent
+from rsgrpo.nodes import Input, Node, node_from_json, upstream_nodes
 from rsgrpo.stage_table import STAGES
 
 MANIFEST = "manifest.json"
@@ -39,18 +39,6 @@ WORK = ".work"
 LOCK = ".lock"
 # How the line begins on which a stage's process says what the user can mend.
 REFUSED = "rsgrpo: "
-
-Input = Union["Node", Path, str, dict[str, "Node | Path"]]
-
-
-class Node(NamedTuple):
-    """One stage to run: its config, its inputs (other nodes, paths, hub ids) and plain extras."""
-
-    stage: str
-    name: str
-    config: Config
-    inputs: Mapping[str, Input] = {}
-    extras: Mapping[str, Any] = {}
 
 
 def find(root: Path, node: Node) -> Path | None:
@@ -145,30 +133,10 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def upstream_nodes(node: Node) -> Iterator[Node]:
-    """Yield the nodes that a node takes its inputs from."""
-    for value in node.inputs.values():
-        if isinstance(value, Node):
-            yield value
-        elif isinstance(value, dict):
-            yield from (item for item in value.values() if isinstance(item, Node))
-
-
 def manifests(root: Path) -> list[dict[str, Any]]:
     """Return the manifests of all finished stages below a root."""
     files = sorted(root.glob(f"*/*/{MANIFEST}"))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-
-def node_to_json(node: Node) -> str:
-    """Return a node as JSON, for another process."""
-    return json.dumps(_plain(node))
-
-
-def node_from_json(text: str) -> Node:
-    """Read a node written by `node_to_json`."""
-    node: Node = _node(json.loads(text))
-    return node
 
 
 def disk_is_full(folder: Path) -> bool:
@@ -333,27 +301,6 @@ def _locked(folder: Path, node: Node, wait: bool) -> Iterator[None]:
         yield
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Node):
-        fields = {**value._asdict(), "config": value.config.model_dump(mode="json")}
-        fields["inputs"] = {name: _plain(item) for name, item in value.inputs.items()}
-        return {"node": fields}
-    if isinstance(value, dict):
-        return {"nodes": {name: _plain(item) for name, item in value.items()}}
-    return {"path": str(value)} if isinstance(value, Path) else {"text": value}
-
-
-def _node(tree: Any) -> Any:
-    (kind, value), *_ = tree.items()
-    if kind == "nodes":
-        return {name: _node(item) for name, item in value.items()}
-    if kind == "node":
-        value["config"] = Config.model_validate(value["config"])
-        value["inputs"] = {name: _node(item) for name, item in value["inputs"].items()}
-        return Node(**value)
-    return Path(value) if kind == "path" else value
-
-
 def main() -> int:
     """Run the node of a file: arguments are the root, the file and perhaps `--wait`."""
     die_with_parent(_bond())
@@ -397,8 +344,6 @@ def end_rank(run_it: Callable[[], int]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    from rsgrpo.stages import end_rank, main, world_size  # nodes must be this module's
-
     if world_size() > 1:
         end_rank(main)
     sys.exit(main())

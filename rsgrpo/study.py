@@ -15,7 +15,8 @@ from rsgrpo.config import Config
 from rsgrpo.config_training import AdvantageConfig
 from rsgrpo.data.catalogue import file_of
 from rsgrpo.errors import UserError
-from rsgrpo.stages import MANIFEST, Input, Node
+from rsgrpo.nodes import Input, Node
+from rsgrpo.stages import MANIFEST
 from rsgrpo.training.named_rewards import reward_version
 
 

@@ -17,8 +17,9 @@ import pytest
 from rsgrpo import stages
 from rsgrpo.config import Config, load_config
 from rsgrpo.errors import UserError
+from rsgrpo.nodes import Node, node_from_json, node_to_json
 from rsgrpo.stage_table import Stage
-from rsgrpo.stages import Node, find, node_from_json, node_to_json, run, run_rank
+from rsgrpo.stages import find, run, run_rank
 from rsgrpo.study import plan_study
 
 CALLS: list[str] = []

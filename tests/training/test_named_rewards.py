@@ -11,7 +11,8 @@ import pytest
 
 from rsgrpo.config import Config, load_config
 from rsgrpo.errors import UserError
-from rsgrpo.stages import Node, run
+from rsgrpo.nodes import Node
+from rsgrpo.stages import run
 from rsgrpo.study import base_policy, trained_run
 from rsgrpo.tracking.spool import read_spool
 from rsgrpo.training.named_rewards import named_reward, reward_version

@@ -16,8 +16,9 @@ import pytest
 from rsgrpo.config import Config, load_config
 from rsgrpo.errors import UserError
 from rsgrpo.launch import Launch
+from rsgrpo.nodes import Node
 from rsgrpo.processes import Child, end_stage, run_nodes, start_stage
-from rsgrpo.stages import Node, find, run
+from rsgrpo.stages import find, run
 from rsgrpo.study import base_policy, run_identity, trained_run
 from rsgrpo.tracking.spool import read_spool
 from rsgrpo.training.stopping import Stopping

@@ -14,7 +14,8 @@ import pytest
 from rsgrpo.config import Config, load_config
 from rsgrpo.data.jsonl import read_rows
 from rsgrpo.errors import UserError
-from rsgrpo.stages import find, node_to_json, run
+from rsgrpo.nodes import node_to_json
+from rsgrpo.stages import find, run
 from rsgrpo.study import base_policy, run_identity, trained_run
 from rsgrpo.tracking.spool import read_spool
 from rsgrpo.training.train import train, trainer_arguments, translated
