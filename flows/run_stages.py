@@ -7,6 +7,7 @@ whose flow is cancelled or killed leaves a stage that the next one goes on with.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ def stages_of(place: Place) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or _open_flows:
         yield
         return
+    for logger in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(logger).addFilter(_without_traceback)
     _stopping.clear()
     _open_flows.append(place)
     try:
@@ -59,6 +62,13 @@ def stages_of(place: Place) -> Iterator[None]:
             yield
     finally:
         _open_flows.clear()
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Leave of a fault that the user can mend its sentence alone; every other keeps its trace."""
+    if record.exc_info and isinstance(record.exc_info[1], UserError):
+        record.exc_info = None
+    return True
 
 
 def stop_stages() -> None:

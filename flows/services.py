@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -96,12 +97,16 @@ def services(
 
 
 def end_flow_runs(workers: list[Service]) -> None:
-    """End the flow runs of workers, which save what they can; a worker itself would kill them."""
+    """End the flow runs of workers, which save what they can; a worker itself would kill them.
+
+    The workers are held first, or one would take the next run meanwhile.
+    """
     import psutil
 
     flows: list[psutil.Process] = []
     for worker in workers:
         with suppress(psutil.NoSuchProcess):
+            psutil.Process(worker.process.pid).send_signal(signal.SIGSTOP)
             flows += [
                 child
                 for child in psutil.Process(worker.process.pid).children()

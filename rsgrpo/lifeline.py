@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
+_LAUNCHER = "RSGRPO_LAUNCHER"
 
 
 def die_with_parent(parent: int) -> None:
@@ -27,6 +28,12 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def parent_of_this() -> int:
+    """Return the process that this one belongs to: a rank's launcher, or else its parent."""
+    launcher = int(os.environ.get(_LAUNCHER, "0"))
+    return launcher if launcher not in (0, os.getpid()) else os.getppid()
 
 
 def end_group_with(parent: int) -> None:
@@ -51,6 +58,7 @@ def main() -> None:
     if group:
         end_group_with(int(parent))
     die_with_parent(int(parent))
+    os.environ[_LAUNCHER] = str(os.getpid())  # what a rank asks for whose launcher is gone already
     os.execvp(command[0], command)
 
 

@@ -141,6 +141,7 @@ def end_processes(processes: Sequence[subprocess.Popen[bytes]], grace: float) ->
     """End several processes and their groups at once, politely for `grace` seconds in all."""
     for process in processes:
         _signal_group(process, signal.SIGTERM)
+        _signal_group(process, signal.SIGCONT)  # one that is held hears nothing
     end = time.monotonic() + grace
     for process in processes:
         # once only: a second signal would cut short the launcher that waits for its ranks

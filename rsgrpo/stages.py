@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 from rsgrpo.errors import UserError, explain_os_error
 from rsgrpo.fingerprints import code_version, package_version, sha256
-from rsgrpo.lifeline import die_with_parent
+from rsgrpo.lifeline import die_with_parent, parent_of_this
 from rsgrpo.nodes import Input, Node, node_from_json, upstream_nodes
 from rsgrpo.stage_table import STAGES
 
@@ -303,7 +303,7 @@ def _locked(folder: Path, node: Node, wait: bool) -> Iterator[None]:
 
 def main() -> int:
     """Run the node of a file: arguments are the root, the file and perhaps `--wait`."""
-    die_with_parent(_bond())
+    die_with_parent(parent_of_this())
     root, node_file, *options = sys.argv[1:]
     run_it = run_rank if world_size() > 1 else run
     try:
@@ -316,14 +316,6 @@ def main() -> int:
         print(f"{REFUSED}{explain_os_error(fault)}", file=sys.stderr)
         return 2
     return 0
-
-
-def _bond() -> int:
-    """Return the parent; a rank whose launcher is gone already ends here."""
-    parent = os.getppid()
-    if world_size() > 1 and parent == 1:
-        os._exit(1)
-    return parent
 
 
 def end_rank(run_it: Callable[[], int]) -> NoReturn:

@@ -76,6 +76,16 @@ def test_a_lifeline_whose_parent_is_gone_runs_nothing() -> None:
     assert (done.returncode, done.stdout) == (1, b"")
 
 
+@pytest.mark.parametrize("launcher_waits", [True, False])
+def test_a_rank_whose_launcher_is_gone_runs_nothing(launcher_waits: bool, tmp_path: Path) -> None:
+    rank = f"sleep 0.3; exec {sys.executable} -m rsgrpo.stages {tmp_path} no.node.json"
+    shell = f"({rank}) & {'wait' if launcher_waits else ''}"  # the shell stands for torchrun
+    words = ["-m", "rsgrpo.lifeline", str(os.getpid()), "sh", "-c", shell]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert ("no.node.json" in done.stderr) == launcher_waits
+    assert (done.stderr == "") == (not launcher_waits)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_a_launcher_starts_ranks_and_reads_no_defaults_of_the_user(

@@ -7,15 +7,26 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import time
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flows import doctor
-from flows.services import addresses, mlflow_command, prefect_command, service_environment
+from flows.services import (
+    addresses,
+    keep_running,
+    mlflow_command,
+    prefect_command,
+    service_environment,
+    start_service,
+)
 from rsgrpo.config import load_config
+from rsgrpo.processes import end_processes
 from tests.conftest import TINY
 from tests.flows.conftest import (
     CHECKOUT,
@@ -183,19 +194,83 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_everything_and_training_leaves_a_checkpoint(
+def test_a_closed_terminal_ends_everything(tmp_path: Path) -> None:
+    with started_platform(tmp_path) as closed:
+        closed.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: closed.pids() == [], 60)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_everything_training_leaves_a_checkpoint_and_what_waits_does_not_begin(
     tmp_path: Path,
 ) -> None:
     longer = [*TINY, "training.steps=2000", "training.save_every=1000"]
-    study = json.dumps(load_config(None, longer).model_dump(mode="json"))
     with started_platform(tmp_path) as ended:
-        command = [*PREFECT, "deployment", "run", "train-policy/train-policy"]
-        ended.run(*command, "-p", f"config={study}")
+        for seed in (0, 1):
+            study = load_config(None, [*longer, f"training.seed={seed}"]).model_dump(mode="json")
+            command = [*PREFECT, "deployment", "run", "train-policy/train-policy"]
+            ended.run(*command, "-p", f"config={json.dumps(study)}")
         spools = ended.root / "train"
         wait_until(lambda: any('"metrics"' in f.read_text() for f in spools.glob("*/spool.jsonl")))
         ended.process.send_signal(signal.SIGINT)
         wait_until(lambda: ended.pids() == [], 60)
         assert list(spools.glob("*/.work/checkpoint-*"))
+        assert len(list(spools.iterdir())) == 1
+
+
+def test_a_service_that_ends_again_and_again_is_started_less_and_less_often(
+    tmp_path: Path,
+) -> None:
+    ends = start_service("ends", ("antigravity_not_there",), tmp_path / "ends.log", {})
+    restarts: list[float] = []
+
+    def say(line: str) -> None:
+        if "is started again" in line:
+            restarts.append(time.monotonic())
+            if len(restarts) == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        keep_running(running := [ends], {}, say)
+    end_processes([service.process for service in running], 0.0)
+    first, second = (later - one for one, later in pairwise(restarts))
+    assert first > 1.5 and second > 2.5
+    assert len(list(tmp_path.glob("ends.*.log"))) == 3  # the log of each that ended is kept
+
+
+@pytest.mark.slow
+def test_a_unit_whose_flow_run_was_deleted_fails_with_a_sentence(platform: Platform) -> None:
+    code = (
+        "from uuid import uuid4\n"
+        "from flows.units import _wait_for_worker\n"
+        "from rsgrpo.errors import UserError\n"
+        "try:\n"
+        "    _wait_for_worker(uuid4())\n"
+        "except UserError as fault:\n"
+        "    print(fault)"
+    )
+    printed = platform.run(sys.executable, "-c", code, timeout=60)
+    assert "was deleted: run the same command again" in printed
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_user_in_a_flow_is_its_sentence_without_a_traceback(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"id": "a", "problem": "1 + 1", "answer": "2"}\n{"id"\n')
+    overrides = ["name=faulty", "data.source=jsonl", f"data.train={tmp_path / 'mine.jsonl'}"]
+    done = subprocess.run(
+        [*RSGRPO, "pipeline", *(word for override in overrides for word in ("--set", override))],
+        cwd=CHECKOUT,
+        env=platform.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("rsgrpo: ") and "mine.jsonl, line 2 is not a JSON object" in sentence
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 def workers(platform: Platform) -> list[int]:
