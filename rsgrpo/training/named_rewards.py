@@ -62,7 +62,7 @@ def named_reward(name: str, version: str | None) -> Reward:
 
 
 def reward_version(name: str) -> str | None:
-    """Return what a run with this reward depends on: distribution, version and source file.
+    """Return what a run with this reward depends on: distribution, version and sources.
 
     None for the default reward, which is part of this package.
 
@@ -90,22 +90,20 @@ def _find(name: str) -> EntryPoint:
 def _version(entry: EntryPoint) -> str:
     distribution = entry.dist
     package = f"{distribution.name} {distribution.version}" if distribution else "no distribution"
-    source = _source(entry.module)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12] if source else "no source"
-    return f"{package} ({digest})"
+    return f"{package} ({_digest_of_sources(entry.module)})"
 
 
-def _source(module: str) -> Path | None:
-    """Return a module's file without importing it or the packages above it."""
-    top, *below = module.split(".")
-    spec = importlib.util.find_spec(top)
+def _digest_of_sources(module: str) -> str:
+    """Return the digest of all sources of a module's top package, without importing any."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
     if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin)
-    for name in below:
-        path = path.parent / name / "__init__.py"
-    flat = path.parent.with_suffix(".py")
-    return next((file for file in (path, flat) if file.is_file()), None)
+        return "no source"
+    top = Path(spec.origin)
+    sources = sorted(top.parent.rglob("*.py")) if top.name == "__init__.py" else [top]
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(str(source.relative_to(top.parent)).encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _checked(name: str, values: Any, count: int) -> list[float]:

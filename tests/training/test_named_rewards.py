@@ -124,6 +124,9 @@ def test_a_training_depends_on_the_distribution_and_the_source_of_its_reward(
     installed.write_text(MODULE.replace("< 6", "< 7"))
     after = training(config).extras["reward_version"]
     assert after != before and after == reward_version("brief")
+    (installed.parent / "helper.py").write_text("LIMIT = 6\n")
+    assert reward_version("brief") != after, "what a reward imports of its package counts too"
+    (installed.parent / "helper.py").unlink()
     metadata = installed.parents[1] / "my_rewards-1.2.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("1.2", "1.3"))
     assert reward_version("brief") == after.replace("1.2", "1.3")
