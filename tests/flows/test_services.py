@@ -258,7 +258,12 @@ def test_a_fault_of_the_user_in_a_flow_is_its_sentence_without_a_traceback(
     platform: Platform, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.jsonl").write_text('{"id": "a", "problem": "1 + 1", "answer": "2"}\n{"id"\n')
-    overrides = ["name=faulty", "data.source=jsonl", f"data.train={tmp_path / 'mine.jsonl'}"]
+    overrides = [
+        "data.source=jsonl",
+        "grading.verifier=math_verify",
+        f"policy.checkpoint={tmp_path}",
+        f"data.train={tmp_path / 'mine.jsonl'}",
+    ]
     done = subprocess.run(
         [*RSGRPO, "pipeline", *(word for override in overrides for word in ("--set", override))],
         cwd=CHECKOUT,
@@ -268,8 +273,8 @@ def test_a_fault_of_the_user_in_a_flow_is_its_sentence_without_a_traceback(
         timeout=120,
     )
     assert done.returncode == 2
-    sentence = done.stderr.splitlines()[-1]
-    assert sentence.startswith("rsgrpo: ") and "mine.jsonl, line 2 is not a JSON object" in sentence
+    [sentence] = [line for line in done.stderr.splitlines() if line.startswith("rsgrpo: ")]
+    assert "mine.jsonl, line 2 is not valid JSON" in sentence
     assert "Traceback" not in done.stderr + done.stdout
 
 
