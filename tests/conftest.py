@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ TINY = [
     "study.risk_betas=[4]",
     "study.seeds=[0]",
 ]
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, here and in what tests start, also in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def required(name: str) -> bool:
