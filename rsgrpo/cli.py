@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
-from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rsgrpo.data import commands as data_commands
 from rsgrpo.errors import UserError, explain_os_error
+from rsgrpo.evaluation import commands as evaluation_commands
+from rsgrpo.grading import commands as grading_commands
+from rsgrpo.terminal import (
+    ConfigFiles,
+    Overrides,
+    Root,
+    print_rows,
+    progress_of,
+    use_one_thread,
+)
 
 if TYPE_CHECKING:
     from rsgrpo.config import Config
@@ -28,6 +36,8 @@ app = typer.Typer(
 )
 
 app.add_typer(data_commands.app, name="data")
+grading_commands.register(app)
+evaluation_commands.register(app)
 
 # The extra that brings each package that a verb may miss.
 EXTRAS = {
@@ -43,15 +53,6 @@ EXTRAS = {
     "optuna": "sweep",
     "plotly": "dashboards",
 }
-
-ConfigFiles = Annotated[
-    list[Path] | None,
-    typer.Option("--config", "-c", help="Study as a YAML file (repeatable: later files win)."),
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override: training.risk_beta=4 (repeatable).")
-]
-Root = Annotated[Path, typer.Option("--out", help="Folder of all results; reused and resumed.")]
 
 
 @app.command()
@@ -77,42 +78,11 @@ def train(
         _print_plan(study)
         return
     if not study.policy.checkpoint:
-        _use_one_thread()
+        use_one_thread()
     trained = trained_run(study, base_policy(study))
     assert trained.training is not None
     begin_study(out, study, run(out, prepared(study)))
     typer.echo(run(out, trained.training))
-
-
-@app.command()
-def evaluate(
-    config: ConfigFiles = None,
-    set_: Overrides = None,
-    out: Root = Path("runs"),
-    policy: Annotated[
-        str | None, typer.Option(help="Policy directory or hub id; the config's base by default.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
-) -> None:
-    """Sample, grade and score a policy on the config's benchmarks.
-
-    Without a config it is the embedded Countdown policy, pre-trained here first.
-    """
-    from rsgrpo.config import load_config
-    from rsgrpo.stages import run
-    from rsgrpo.study import base_policy, base_run, prepared
-    from rsgrpo.tracking.journal import begin_study, end_study
-
-    changed = [*(set_ or ()), *([f"policy.checkpoint={json.dumps(policy)}"] if policy else [])]
-    study = load_config(config, changed)
-    if not study.policy.checkpoint:
-        _use_one_thread()
-    evaluated = base_run(study, base_policy(study))
-    begin_study(out, study, run(out, prepared(study)))
-    scored = run(out, evaluated.score)
-    end_study(out, study, scores={evaluated.name: scored}, trainings={}, files={})
-    rows = json.loads((scored / "passk.json").read_text(encoding="utf-8"))
-    _print_rows(rows, as_json)
 
 
 @app.command("config")
@@ -131,38 +101,6 @@ def show_config(
 
 
 @app.command()
-def grade(
-    rollouts: Annotated[Path, typer.Argument(help="JSONL or Parquet of completions.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")],
-    extract: Annotated[str, typer.Option(help="boxed: last \\boxed{} only; full: any answer.")] = (
-        "boxed"
-    ),
-    timeout: Annotated[float, typer.Option(help="Seconds for one answer.")] = 5.0,
-    workers: Annotated[int, typer.Option(help="Grading processes.")] = 1,
-) -> None:
-    """Grade completions with Math-Verify in processes that can be killed."""
-    from rsgrpo.config import math_grading
-    from rsgrpo.grading.files import grade_file
-
-    grading = math_grading(extract=extract, timeout=timeout, workers=workers)
-    summary = grade_file(rollouts, out, grading, progress=_progress_of("graded"))
-    typer.echo("  ".join(f"{name} {value:.6g}" for name, value in summary._asdict().items()))
-
-
-@app.command()
-def passk(
-    graded: Annotated[Path, typer.Argument(help="Parquet file written by `rsgrpo grade`.")],
-    k: Annotated[str | None, typer.Option("--k", help="Values of k: 1,2,4,8.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", min=100)] = 2000,
-) -> None:
-    """Print unbiased pass@k of graded completions with 95% intervals over prompts."""
-    from rsgrpo.evaluation.score import passk_file
-
-    _print_rows(passk_file(graded, _read_ks(k), resamples, seed=0), as_json)
-
-
-@app.command()
 def bandit(
     more_betas: Annotated[list[float] | None, typer.Argument(hidden=True)] = None,
     betas: Annotated[
@@ -173,12 +111,12 @@ def bandit(
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
 ) -> None:
     """Run the paper's 100-armed bandit: which beta leaves the local optimum."""
-    _use_one_thread()
+    use_one_thread()
     from rsgrpo.bandit import BETAS, run_bandit
 
     chosen = [*(betas or ()), *(more_betas or ())] or BETAS
-    rows = run_bandit(chosen, range(seeds), pulls, progress=_progress_of("bandit: pull"))
-    _print_rows([row.to_json() for row in rows], as_json)
+    rows = run_bandit(chosen, range(seeds), pulls, progress=progress_of("bandit: pull"))
+    print_rows([row.to_json() for row in rows], as_json)
 
 
 @app.command()
@@ -246,50 +184,10 @@ def _missing_package(fault: ModuleNotFoundError) -> str:
     return f"this needs the package {package}: install the extra, pip install -e '.[{extra}]'"
 
 
-def _read_ks(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        ks = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--k is {text!r}: write whole numbers with commas, 1,2,4,8") from None
-    if min(ks) < 1:
-        raise UserError(f"--k is {text!r}: every k must be at least 1")
-    return ks
-
-
 def _print_plan(study: Config) -> None:
     from rsgrpo.plan import plan_lines
 
     typer.echo("\n".join(plan_lines(study)))
-
-
-def _use_one_thread() -> None:
-    """Keep torch on one thread: for tensors as small as these more of them only wait."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    from rsgrpo.tabular import table
-
-    warnings = [warning for row in rows for warning in row.pop("warnings", [])]
-    typer.echo(table(rows))
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-
-
-def _progress_of(what: str) -> Callable[[int, int], None]:
-    """Return a reporter that rewrites one line on a terminal and is silent elsewhere."""
-
-    def report(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{what} {done} of {total}", end=end, file=sys.stderr, flush=True)
-
-    return report
 
 
 def _end(sentence: str, status: int) -> None:

@@ -134,9 +134,11 @@ class PolicyConfig(Model):
 class SamplingConfig(Model):
     """How completions are drawn for evaluation: `n` for each problem of the split.
 
-    `n_of` takes the place of `n` for the benchmarks that it names.
+    `n_of` takes the place of `n` for the benchmarks that it names. `backend` is `local`
+    (transformers on this machine) or `server` (see `ServingConfig`).
     """
 
+    backend: Literal["local", "server"] = "local"
     split: Literal["development", "test"] = "development"
     n: int = Field(256, ge=1)
     n_of: dict[str, Annotated[int, Field(ge=1)]] = Field({})
@@ -147,14 +149,36 @@ class SamplingConfig(Model):
     seed: int = 0
 
 
+class ServingConfig(Model):
+    """Where the back end `server` sends its requests; no result depends on it.
+
+    `urls` are OpenAI-compatible servers that serve the same policy; `model` is its name there, by
+    default the only one that a server lists. The key, where one is needed, is in the environment
+    variable `key_variable`. `in_flight` counts requests to each server, `timeout` the seconds that
+    one may take, `retries` how often it is sent again after a failure.
+    """
+
+    urls: tuple[str, ...] = Field(("http://127.0.0.1:8000",), min_length=1)
+    model: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
+    in_flight: int = Field(64, ge=1)
+    timeout: float = Field(600.0, gt=0)
+    retries: int = Field(5, ge=0)
+
+
 class GradingConfig(Model):
-    """Which verifier decides, and how it is kept from hanging (seconds, processes, MiB)."""
+    """Which verifier decides, and how it is kept from hanging.
+
+    `timeout` counts seconds for one answer, `workers` processes, `memory_mib` MiB for each. An
+    extracted text longer than `max_chars` that is not equal at sight is an `error`, unread.
+    """
 
     verifier: Literal["countdown", "math_verify"] = "countdown"
     extract: Literal["boxed", "full"] = "boxed"
     timeout: float = Field(5.0, gt=0)
     workers: int = Field(1, ge=1)
     memory_mib: int = Field(2048, ge=256)
+    max_chars: int = Field(100_000, ge=1)
 
 
 class PromptConfig(Model):
@@ -232,6 +256,7 @@ class Config(Model):
     prompt: PromptConfig = PromptConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
+    serving: ServingConfig = ServingConfig()
     grading: GradingConfig = GradingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     study: StudyConfig = StudyConfig()

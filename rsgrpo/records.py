@@ -22,7 +22,10 @@ class Problem(NamedTuple):
 class Sample(NamedTuple):
     """One completion drawn for a problem.
 
-    `truncated` is true where the length limit came before the end token.
+    `truncated` is true where the length limit came before the end token. `logprob` is the sum of
+    the natural log-probabilities of its tokens, end token included, under the policy itself (before
+    temperature and top-p); `mean_entropy` the mean over its tokens of the entropy in nats of the
+    distribution that each was drawn from, likewise before both. None where it is not known.
     """
 
     problem_id: str
@@ -30,6 +33,8 @@ class Sample(NamedTuple):
     completion: str
     n_tokens: int
     truncated: bool
+    logprob: float | None = None
+    mean_entropy: float | None = None
 
 
 class Answer(NamedTuple):

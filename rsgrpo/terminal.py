@@ -1,0 +1,51 @@
+"""What the verbs of the command line share: options, tables, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="Study as a YAML file (repeatable: later files win)."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override: training.risk_beta=4 (repeatable).")
+]
+Root = Annotated[Path, typer.Option("--out", help="Folder of all results; reused and resumed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print rows as JSON.")]
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as a table, their warnings on stderr; or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rsgrpo.tabular import table
+
+    warnings = [warning for row in rows for warning in row.pop("warnings", [])]
+    typer.echo(table(rows))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def progress_of(what: str) -> Callable[[int, int], None]:
+    """Return a reporter that rewrites one line on a terminal and is silent elsewhere."""
+
+    def report(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{what} {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+    return report
+
+
+def use_one_thread() -> None:
+    """Keep torch on one thread: for tensors as small as these more of them only wait."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
