@@ -13,6 +13,7 @@ import numpy as np
 
 from rsgrpo.config import Config, EvaluationConfig
 from rsgrpo.errors import UserError
+from rsgrpo.evaluation.graded import graded_batches
 from rsgrpo.evaluation.passk import (
     Counts,
     mean_pass_at_k,
@@ -157,7 +158,7 @@ def read_prompts(path: Path) -> list[PromptScore]:
     Raises:
         UserError: The file is missing, no Parquet, empty or without a needed column.
     """
-    rows = [row for batch in _batches(path, PromptScore._fields) for row in batch]
+    rows = [row for batch in graded_batches(path, PromptScore._fields) for row in batch.to_pylist()]
     return [PromptScore(**row) for row in rows]
 
 
@@ -219,8 +220,8 @@ def _expression_task() -> ExpressionTask:
 
 def _counts_of_file(graded: Path) -> tuple[list[str], list[int], list[int]]:
     counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for batch in _batches(graded, _COLUMNS_OF_PASSK):
-        for row in batch:
+    for batch in graded_batches(graded, _COLUMNS_OF_PASSK):
+        for row in batch.to_pylist():
             count = counts[row["benchmark"], row["problem_id"]]
             count[0] += row["correct"]
             count[1] += 1
@@ -231,8 +232,8 @@ def _counts_of_file(graded: Path) -> tuple[list[str], list[int], list[int]]:
 def _prompt_scores(graded: Path, task: ExpressionTask | None) -> Iterator[PromptScore]:
     samples: dict[tuple[str, str], list[GradedSample]] = defaultdict(list)
     problems: dict[tuple[str, str], str] = {}
-    for batch in _batches(graded, _COLUMNS_OF_SCORE):
-        for row in batch:
+    for batch in graded_batches(graded, _COLUMNS_OF_SCORE):
+        for row in batch.to_pylist():
             key = (row["benchmark"], row["problem_id"])
             problems.setdefault(key, row["problem"])
             samples[key].append(_graded_sample(row))
@@ -252,44 +253,6 @@ def _refuse_doubles(graded: Path, problem_id: str, samples: Sequence[GradedSampl
         raise UserError(
             f"{graded} holds a sample of problem {problem_id} twice: grade each sample once"
         )
-
-
-def _batches(path: Path, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a Parquet file, a few thousand at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is no file: give the path of a Parquet file")
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid:
-        raise UserError(f"{path} is not a Parquet file: give one written by rsgrpo grade") from None
-    with file:
-        _check_schema(path, file.schema_arrow, columns)
-        if not file.metadata.num_rows:
-            raise UserError(f"{path} holds no rows: grade at least one completion first")
-        for batch in file.iter_batches(batch_size=8192, columns=list(columns)):
-            _refuse_ungraded(path, batch)
-            yield batch.to_pylist()
-
-
-def _check_schema(path: Path, schema: Any, columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in schema.names]
-    if missing:
-        raise UserError(
-            f"{path} lacks the column {', '.join(missing)} (it has {', '.join(schema.names)}): "
-            f"give a file written by rsgrpo grade"
-        )
-    if "correct" in columns and str(schema.field("correct").type) != "bool":
-        kind = schema.field("correct").type
-        raise UserError(f"{path}: column correct holds {kind}: it must be true or false")
-
-
-def _refuse_ungraded(path: Path, batch: Any) -> None:
-    for name in ("benchmark", "problem_id", "correct"):
-        if name in batch.schema.names and batch.column(name).null_count:
-            raise UserError(f"{path}: column {name} has an empty value: grade every completion")
 
 
 def _write_prompts(prompts: Sequence[PromptScore], path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Reading files of graded completions, a few columns and a few thousand rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsgrpo.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+GRADED = "graded.parquet"
+
+
+def graded_file(place: Path) -> Path:
+    """Return the graded Parquet file that a user means: the file itself, or a folder's.
+
+    Raises:
+        UserError: There is none at that place.
+    """
+    file = place / GRADED if place.is_dir() else place
+    if not file.is_file():
+        raise UserError(f"{file} does not exist or is no file: give the path of a Parquet file")
+    return file
+
+
+def graded_batches(path: Path, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
+    """Yield some columns of a Parquet file of graded completions, a few thousand rows at a time.
+
+    Args:
+        path: The file.
+        columns: Names of the columns to read; nothing else is loaded.
+
+    Raises:
+        UserError: The file is missing, no Parquet, empty or without a column, or benchmark,
+            problem_id or correct has an empty value.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is no file: give the path of a Parquet file")
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid:
+        raise UserError(f"{path} is not a Parquet file: give one written by rsgrpo grade") from None
+    with file:
+        _check_schema(path, file.schema_arrow, columns)
+        if not file.metadata.num_rows:
+            raise UserError(f"{path} holds no rows: grade at least one completion first")
+        for batch in file.iter_batches(batch_size=8192, columns=list(columns)):
+            _refuse_ungraded(path, batch)
+            yield batch
+
+
+def _check_schema(path: Path, schema: Any, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in schema.names]
+    if missing:
+        raise UserError(
+            f"{path} lacks the column {', '.join(missing)} (it has {', '.join(schema.names)}): "
+            f"give a file written by rsgrpo grade"
+        )
+    if "correct" in columns and str(schema.field("correct").type) != "bool":
+        kind = schema.field("correct").type
+        raise UserError(f"{path}: column correct holds {kind}: it must be true or false")
+
+
+def _refuse_ungraded(path: Path, batch: Any) -> None:
+    for name in ("benchmark", "problem_id", "correct"):
+        if name in batch.schema.names and batch.column(name).null_count:
+            raise UserError(f"{path}: column {name} has an empty value: grade every completion")
