@@ -103,9 +103,7 @@ def _read_prompts(
     return logits.repeat_interleave(copies, dim=0), cache
 
 
-def _next_logits(
-    model: Any, ids: torch.Tensor, attended: torch.Tensor, cache: Any
-) -> torch.Tensor:
+def _next_logits(model: Any, ids: torch.Tensor, attended: torch.Tensor, cache: Any) -> torch.Tensor:
     """Return the logits behind the last token of each row, shape (rows, vocabulary), float32."""
     positions = (attended.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     output = model(

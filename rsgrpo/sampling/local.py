@@ -41,8 +41,12 @@ class LocalSampler:
         prompts = {part.problems: self._prompts(part.problems) for part in parts}
         for part in parts:
             with _enough_memory(self.settings.batch_size):
-                samples = self._draw(part, prompts[part.problems])
-            write(part, samples)
+                drawn = self._completions(part, prompts[part.problems])
+            write(part, self._samples(part, drawn))
+
+    def completions(self, part: Part) -> Completions:
+        """Draw one part and return its tokens and their sums, in the order of `part.draws`."""
+        return self._completions(part, self._prompts(part.problems))
 
     def _prompts(self, problems: Sequence[Problem]) -> list[list[int]]:
         """Return the token ids of each prompt; refuse those that do not fit before any draw."""
@@ -63,11 +67,11 @@ class LocalSampler:
                 )
         return prompts
 
-    def _draw(self, part: Part, prompts: Sequence[Sequence[int]]) -> list[Sample]:
+    def _completions(self, part: Part, prompts: Sequence[Sequence[int]]) -> Completions:
         import torch
 
         with torch.inference_mode():
-            drawn = draw_completions(
+            return draw_completions(
                 self.model,
                 prompts,
                 part.stop - part.start,
@@ -76,7 +80,6 @@ class LocalSampler:
                 warp=_warper(self.settings),
                 generator=torch.Generator(self.model.device).manual_seed(part.seed),
             )
-        return self._samples(part, drawn)
 
     def _samples(self, part: Part, drawn: Completions) -> list[Sample]:
         columns = [column.tolist() for column in drawn]
