@@ -135,13 +135,16 @@ class SamplingConfig(Model):
     """How completions are drawn for evaluation: `n` for each problem of the split.
 
     `n_of` takes the place of `n` for the benchmarks that it names. `backend` is `local`
-    (transformers on this machine) or `server` (see `ServingConfig`).
+    (transformers on this machine) or `server` (see `ServingConfig`). `benchmarks` names those that
+    are drawn, all where it is empty; `limit` takes the first problems of each.
     """
 
     backend: Literal["local", "server"] = "local"
     split: Literal["development", "test"] = "development"
     n: int = Field(256, ge=1)
     n_of: dict[str, Annotated[int, Field(ge=1)]] = Field({})
+    benchmarks: tuple[str, ...] = ()
+    limit: int | None = Field(None, ge=1)
     batch_size: int = Field(2048, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)

@@ -37,7 +37,7 @@ STAGES: dict[str, Stage] = {
         (*_TORCH, "trl", "accelerate", "math-verify"),
     ),
     "sample": Stage(
-        "rsgrpo.sampling.local:sample_stage",
+        "rsgrpo.sampling.sample:sample_stage",
         ("sampling", "prompt"),
         ("sampling", "policy/load.py", "policy/prompts.py"),
         _TORCH,
