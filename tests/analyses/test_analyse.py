@@ -189,7 +189,7 @@ def test_tradeoff_has_a_point_for_each_method(tables):
     found = tables["tradeoff"]
     assert set(found) == {"k", "rule", "knee", "knee_share", "points"}
     bounds = {f"pass_at_{k}{part}" for k in "1k" for part in ("", "_low", "_high")}
-    assert all(set(point) == METHOD | bounds | {"on_front"} for point in found["points"])
+    assert all(set(point) == METHOD | bounds | {"on_front", "front_share"} for point in found["points"])
     assert [point["label"] for point in found["points"] if point["on_front"]] == ["RS-GRPO β=4"]
     assert (found["k"], found["knee"], found["knee_share"]) == (4, None, None)
 
