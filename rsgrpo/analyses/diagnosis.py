@@ -54,8 +54,8 @@ NEXT_STEPS = {
 UNKNOWN_STEPS = {
     "entropy_collapse": "train for more steps and diagnose again",
     "gradient_instability": "train for more steps and diagnose again",
-    "base_overtakes": "evaluate policy and base on the same prompts with more samples, and name both "
-    "where they are no part of a study (--graded, --base)",
+    "base_overtakes": "evaluate policy and base on the same prompts with more samples, and name "
+    "both where they are no part of a study (--graded, --base)",
 }
 NOTHING_TO_DO = "none needed"
 
