@@ -42,7 +42,18 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().splitlines()[-1] == "[]"
-    for verb in ("demo", "train", "evaluate", "grade", "passk", "bandit", "sync", "report", "data"):
+    for verb in (
+        "demo",
+        "train",
+        "evaluate",
+        "grade",
+        "passk",
+        "bandit",
+        "sync",
+        "report",
+        "data",
+        "analyse",
+    ):
         assert f" {verb} " in done.stdout
 
 
@@ -61,6 +72,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["report", "nowhere"], "nowhere"),
         (["sync", "nowhere"], "nowhere is not a folder"),
         (["bandit", "--pulls", "15"], "15"),
+        (["analyse", "solve-rate", "nowhere"], "nowhere does not exist"),
+        (["analyse", "diagnosis", "nowhere"], "nowhere does not exist"),
+        (["analyse", "tradeoff", "nowhere"], "nowhere holds no scores"),
     ],
 )
 def test_a_fault_of_the_users_is_one_sentence(arguments: list[str], words: str) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rsgrpo.analyses.dynamics import TrainingRecord, read_spool
 from rsgrpo.analyses.headline import headline, headline_table, sentence
-from rsgrpo.analyses.study import Identity, PolicyScore, Study, build_study
+from rsgrpo.analyses.places import SPOOL, read_log, read_score
+from rsgrpo.analyses.study import Identity, Study, build_study
 from rsgrpo.analyses.tables import (
     advantage_shape_rows,
+    diagnosis_rows,
     difference_rows,
     dynamics_rows,
     method_rows,
@@ -22,7 +23,6 @@ from rsgrpo.analyses.tables import (
 )
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.score import read_prompts
 
 LEVEL = 0.95
 _SUMMARY_FIELDS = (
@@ -57,7 +57,7 @@ def analyse(
             policies were scored on different prompts.
     """
     settings = config.evaluation
-    policies = {name: _read_score(folder) for name, folder in scores.items()}
+    policies = {name: read_score(folder) for name, folder in scores.items()}
     study = build_study(
         list(policies.values()),
         ks=settings.ks,
@@ -66,7 +66,7 @@ def analyse(
         seed=settings.seed,
     )
     identities = [policy.identity for policy in study.policies]
-    records = [(i, _read_run(runs[i.policy])) for i in identities if i.policy in runs]
+    records = [(i, read_log(runs[i.policy] / SPOOL)) for i in identities if i.policy in runs]
     _refuse_unscored(runs, identities)
     out.mkdir(parents=True, exist_ok=True)
     tables = {
@@ -79,6 +79,7 @@ def analyse(
         "advantage_shape": advantage_shape_rows(records),
         "unique": unique_rows(study),
         "transitions": transition_rows(study),
+        "diagnosis": diagnosis_rows(study, records),
     }
     _write_json(tables, out / "tables.json")
     _write_json(_summary(config, study), out / "summary.json")
@@ -113,25 +114,6 @@ def _summary(config: Config, study: Study) -> dict[str, Any]:
 
 def _passk_rows(study: Study) -> list[dict[str, Any]]:
     return [row for policy in study.policies for row in policy.rows]
-
-
-def _read_score(folder: Path) -> PolicyScore:
-    path = folder / "passk.json"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: score the policy before analysing the study")
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    if not rows:
-        raise UserError(f"{path} holds no rows: score the policy on at least one problem")
-    identity = Identity(**{name: rows[0][name] for name in Identity._fields})
-    return PolicyScore(identity, rows, read_prompts(folder / "prompts.parquet"))
-
-
-def _read_run(folder: Path) -> TrainingRecord:
-    path = folder / "spool.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: train the policy before analysing the study")
-    with path.open(encoding="utf-8") as lines:
-        return read_spool(lines)
 
 
 def _refuse_unscored(runs: Mapping[str, Path], identities: list[Identity]) -> None:

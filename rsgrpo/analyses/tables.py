@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from rsgrpo.analyses.diagnosis import diagnose
 from rsgrpo.analyses.diversity import rarefied
 from rsgrpo.analyses.dynamics import TrainingRecord
+from rsgrpo.analyses.places import counts_of
 from rsgrpo.analyses.study import Identity, Method, PolicyScore, Study, View
-from rsgrpo.analyses.tradeoff import RULE, tradeoff
+from rsgrpo.analyses.tradeoff import RULE, Tradeoff, farthest_from_chord, tradeoff
 from rsgrpo.analyses.transitions import transitions
 from rsgrpo.evaluation.compare import (
     Estimate,
@@ -47,23 +49,39 @@ def difference_rows(study: Study) -> list[Row]:
 
 def tradeoff_table(study: Study) -> Row:
     """Return pass@1 against pass@k of the methods, with Pareto front and knee."""
-    at = [study.ks.index(1), study.ks.index(study.headline_k)]
-    estimates = [estimate(study, study.overall, method) for method in study.methods]
-    points_M2 = np.array([found.value_K[at] for found in estimates])
-    resampled = resampled_methods(
-        [method.passk_SPK for method in study.methods],
-        study.benchmarks_P,
-        resamples=study.resamples,
-        seed=study.seed,
-    )
-    found = tradeoff(points_M2, np.stack([values_RK[:, at] for values_RK in resampled], axis=1))
+    found, estimates, at = _tradeoff(study, 1, study.headline_k)
     points = [
-        {**_method_fields(study.overall, method), **_point(point, at), "on_front": bool(on_front)}
-        for method, point, on_front in zip(study.methods, estimates, found.on_front_M, strict=True)
+        {**_method_fields(study.overall, method), **_point(point, at), **front}
+        for method, point, front in zip(study.methods, estimates, _fronts(found), strict=True)
     ]
     knee = None if found.knee is None else study.methods[found.knee].label
     table = {"k": study.headline_k, "rule": RULE, "knee": knee, "knee_share": found.share}
     return {**table, "points": points}
+
+
+def tradeoff_rows(study: Study, low_k: int, high_k: int) -> list[Row]:
+    """Return a row for each method: pass@k at two k with intervals, front and knee.
+
+    `knee` marks the method that is the knee, `knee_share` its share of the resamples, which is
+    also given where it is too small for a knee to be named; `rule` says when one is.
+    """
+    found, estimates, at = _tradeoff(study, low_k, high_k)
+    farthest = farthest_from_chord(np.array([estimate.value_K[at] for estimate in estimates]))
+    return [
+        {
+            "low_k": low_k,
+            "high_k": high_k,
+            **{name: _method_fields(study.overall, method)[name] for name in ("label", "seeds")},
+            **_point(point, at, ("at_low_k", "at_high_k")),
+            **front,
+            "knee": index == found.knee,
+            "knee_share": found.share if index == farthest else None,
+            "rule": RULE,
+        }
+        for index, (method, point, front) in enumerate(
+            zip(study.methods, estimates, _fronts(found), strict=True)
+        )
+    ]
 
 
 def unique_rows(study: Study) -> list[Row]:
@@ -99,6 +117,21 @@ def advantage_shape_rows(runs: Sequence[tuple[Identity, TrainingRecord]]) -> lis
         {**data, **identity_fields(identity), "step": step}
         for identity, record in runs
         for step, data in sorted(record.tables.get("advantage_shape", {}).items())
+    ]
+
+
+def diagnosis_rows(study: Study, runs: Sequence[tuple[Identity, TrainingRecord]]) -> list[Row]:
+    """Return the failure signatures of each run, compared with the study's base where there is one.
+
+    Nothing can be said of the base itself.
+    """
+    counts = {policy.identity: counts_of(policy) for policy in study.policies}
+    base = next((c for identity, c in counts.items() if identity.method == "base"), None)
+    drawing = {"resamples": study.resamples, "seed": study.seed}
+    return [
+        {**identity_fields(identity), **finding._asdict()}
+        for identity, record in runs
+        for finding in diagnose(record, counts[identity], base, **drawing)
     ]
 
 
@@ -155,10 +188,33 @@ def _difference_rows(study: Study, view: View, method: Method, baseline: Method)
     ]
 
 
-def _point(found: Estimate, at: Sequence[int]) -> Row:
+def _tradeoff(study: Study, low_k: int, high_k: int) -> tuple[Tradeoff, list[Estimate], list[int]]:
+    at = [study.ks.index(low_k), study.ks.index(high_k)]
+    estimates = [estimate(study, study.overall, method) for method in study.methods]
+    points_M2 = np.array([found.value_K[at] for found in estimates])
+    resampled = resampled_methods(
+        [method.passk_SPK for method in study.methods],
+        study.benchmarks_P,
+        resamples=study.resamples,
+        seed=study.seed,
+    )
+    points_RM2 = np.stack([values_RK[:, at] for values_RK in resampled], axis=1)
+    return tradeoff(points_M2, points_RM2), estimates, at
+
+
+def _fronts(found: Tradeoff) -> list[Row]:
+    return [
+        {"on_front": bool(on_front), "front_share": float(share)}
+        for on_front, share in zip(found.on_front_M, found.front_share_M, strict=True)
+    ]
+
+
+def _point(
+    found: Estimate, at: Sequence[int], names: Sequence[str] = ("pass_at_1", "pass_at_k")
+) -> Row:
     return {
         f"{name}{bound}": float(values_K[column])
-        for name, column in zip(("pass_at_1", "pass_at_k"), at, strict=True)
+        for name, column in zip(names, at, strict=True)
         for bound, values_K in zip(("", "_low", "_high"), found, strict=True)
     }
 

@@ -1,6 +1,7 @@
 """Which methods are worth choosing between, and where does the trade-off bend?
 
-Points are (pass@1, pass@k). Off the Pareto front another method is at least as good in both.
+Points are pass@k of methods at two k, most often (pass@1, pass@k). Off the Pareto front another
+method is at least as good in both.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ Points = npt.NDArray[np.float64]
 
 
 class Tradeoff(NamedTuple):
-    """Which points are on the front, the knee's index or None, and its bootstrap share.
+    """Which points are on the front, the knee's index or None, and bootstrap shares.
 
-    The share belongs to the farthest point even where it is too small for that to be called the
-    knee; it is None where there is no such point.
+    `share` belongs to the farthest point even where it is too small for that to be called the
+    knee; it is None where there is no such point. `front_share_M` says in which share of the
+    resamples each point is on the front.
     """
 
     on_front_M: npt.NDArray[np.bool_]
     knee: int | None
     share: float | None
+    front_share_M: npt.NDArray[np.float64]
 
 
 def tradeoff(points_M2: Points, resampled_RM2: Points) -> Tradeoff:
@@ -40,12 +43,14 @@ def tradeoff(points_M2: Points, resampled_RM2: Points) -> Tradeoff:
         resampled_RM2: The same in each bootstrap resample, drawn jointly for all methods.
     """
     farthest = farthest_from_chord(points_M2)
+    on_front_M = pareto_front(points_M2)
+    front_share_M = np.mean([pareto_front(points) for points in resampled_RM2], axis=0)
     if farthest is None:
-        return Tradeoff(pareto_front(points_M2), None, None)
+        return Tradeoff(on_front_M, None, None, front_share_M)
     again = [farthest_from_chord(points) == farthest for points in resampled_RM2]
     share = float(np.mean(again))
     knee = farthest if share >= MIN_SHARE else None
-    return Tradeoff(pareto_front(points_M2), knee, share)
+    return Tradeoff(on_front_M, knee, share, front_share_M)
 
 
 def pareto_front(points_M2: Points) -> npt.NDArray[np.bool_]:

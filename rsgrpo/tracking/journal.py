@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -63,6 +64,8 @@ def end_study(
 ) -> None:
     """Record each policy's evaluation below its run, and the study's results; once for each.
 
+    What the analysis diagnosed becomes tags of the runs: `diagnosis.entropy_collapse`.
+
     Args:
         root: The study's folder.
         config: The study.
@@ -78,10 +81,30 @@ def end_study(
             parent = training_run(policy, above) if above else config.name
             with Spool(root / SPOOL_NAME, run) as spool:
                 _record_evaluation(spool, config, policy, parent, folder)
+    if "tables" in files:
+        diagnosed = json.loads(files["tables"].read_text(encoding="utf-8"))["diagnosis"]
+        for policy, folder in trainings.items():
+            rows = [row for row in diagnosed if row["policy"] == policy]
+            record_diagnosis(root, training_run(policy, folder), rows)
     with Spool(root / SPOOL_NAME, config.name) as spool:
         for folder_name, file in files.items():
             spool.artifact(file, folder_name)
         spool.end()
+
+
+def record_diagnosis(root: Path, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Record what was diagnosed of a run as its tags, in the spool of the root.
+
+    Args:
+        root: The study's folder: finished stages below it are not written to.
+        run: The lasting id of the training run.
+        rows: One for each signature, with `signature`, `found` (yes, no, unknown) and `evidence`.
+    """
+    tags = {f"diagnosis.{row['signature']}": str(row["found"]) for row in rows}
+    reasons = {f"diagnosis.{row['signature']}.evidence": str(row["evidence"]) for row in rows}
+    if rows:
+        with Spool(root / SPOOL_NAME, run) as spool:
+            spool.tags({**tags, **reasons})
 
 
 def training_run(policy: str, folder: Path) -> str:

@@ -1,5 +1,6 @@
 """What still has to be shipped: spools under a folder, read as they grow and sorted by run.
 
+What a step drew, prompt by prompt (`draws`), stays in the spool: MLflow has no use for it.
 A resumed trainer repeats the steps after its last checkpoint. The first record of a (run, step,
 name) is the one that counts, here and in `metrics.parquet`.
 """
@@ -42,6 +43,7 @@ class Parcel:
     first: bool = False
     start: Record | None = None
     last: Record | None = None
+    tags: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     tables: list[Record] = field(default_factory=list)
     artifacts: list[Record] = field(default_factory=list)
@@ -159,6 +161,8 @@ class Outbox:
             parcel.artifacts.append(record)
         elif kind == "dataset":
             parcel.datasets.append(record)
+        elif kind == "tags":
+            parcel.tags |= record["tags"]
 
 
 def all_points(spool: Path, run: str) -> Iterator[Point]:

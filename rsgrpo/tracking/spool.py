@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -87,6 +87,25 @@ class Spool:
             data: Nested lists and mappings; arrays become lists, NaN and infinities texts.
         """
         self._append("table", name=name, step=int(step), time=_now_ms(), data=_plain(data))
+
+    def draws(
+        self, step: int, round_: int, n: int, prompts: Sequence[str], correct: Sequence[int]
+    ) -> None:
+        """Record which prompts a step drew and how many of each one's samples were correct.
+
+        Args:
+            step: The generation step.
+            round_: 0 for the first pass, 1, 2, ... for prompts drawn in place of silent groups.
+            n: Samples of each prompt.
+            prompts: The prompts' ids.
+            correct: Correct samples of each.
+        """
+        fields = {"round": round_, "n": n, "prompts": list(prompts), "correct": list(correct)}
+        self._append("draws", step=int(step), **fields)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Record short texts about the run, found later; the last one of a name counts."""
+        self._append("tags", tags=_texts(tags), time=_now_ms())
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Record that a finished file or folder belongs to the run.

@@ -136,6 +136,7 @@ class Store:
             return SyncSummary(self.uri, deleted=(parcel.run,))
         if parcel.start:
             self._describe(run_id, parcel.start)
+        self._log_tags(run_id, parcel.tags)
         points = self._not_stored(run_id, parcel) if parcel.first else parcel.points
         self._log_points(run_id, points)
         self._log_datasets(run_id, parcel.datasets)
@@ -223,7 +224,7 @@ class Store:
 
     def _describe(self, run_id: str, start: Record) -> None:
         """Log tags and parameters; a parameter's first value stands, as MLflow demands."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         data = self.client.get_run(run_id).data
         params = _texts(start["params"])
@@ -232,7 +233,12 @@ class Store:
         changed = {key: value for key, value in tags.items() if data.tags.get(key) != value}
         for batch in _text_batches(fresh):
             self._log_batch(run_id, params=[Param(*item) for item in batch])
-        for batch in _text_batches(changed):
+        self._log_tags(run_id, changed)
+
+    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for batch in _text_batches(_texts(tags)):
             self._log_batch(run_id, tags=[RunTag(*item) for item in batch])
 
     def _not_stored(self, run_id: str, parcel: Parcel) -> list[Point]:

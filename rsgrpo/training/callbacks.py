@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -12,6 +13,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from rsgrpo.advantages import grpo, rs_grpo
 from rsgrpo.analyses.advantage_shape import advantage_shape, shape_table
 from rsgrpo.tracking.spool import Spool
+
+if TYPE_CHECKING:
+    from rsgrpo.training.trainer import Draws
 
 # TRL's and the trainer's names -> the names that are stored; what is not listed keeps its own.
 STORED_NAMES = {
@@ -114,3 +118,23 @@ class AdvantageShapeRecorder:
             self.spool.table(
                 "advantage_shape", step, {"risk_beta": risk_beta, **shape_table(shape)}
             )
+
+
+class DrawRecorder:
+    """Every prompt that was drawn, with its number of correct samples, as a record of the spool."""
+
+    def __init__(self, spool: Spool, problem_ids: Sequence[str], updates_per_step: int) -> None:
+        """Keep the spool and the id of each row of the training set."""
+        self.spool = spool
+        self.problem_ids = problem_ids
+        self.updates_per_step = updates_per_step
+
+    def __call__(self, draws: Draws) -> None:
+        """Record one round; a sample is correct where its reward is above 0."""
+        self.spool.draws(
+            draws.global_step // self.updates_per_step + 1,
+            draws.round,
+            draws.rewards_PN.shape[1],
+            [self.problem_ids[index] for index in draws.prompts_P],
+            (draws.rewards_PN > 0).sum(1).tolist(),
+        )

@@ -97,6 +97,15 @@ def plan_refill(live_WG: torch.Tensor, first_prompt: int) -> Refill:
     return Refill(max(map(len, slots)), slots, prompts)
 
 
+def used_groups(refill: Refill) -> list[int]:
+    """Return which of the `ranks * width` redrawn groups, in rank order, take a slot."""
+    return [
+        rank * refill.width + order
+        for rank, groups in enumerate(refill.slots)
+        for order in range(len(groups))
+    ]
+
+
 def rows_after_refill(refill: Refill, rows: int, group_size: int) -> torch.Tensor:
     """Return rows_WB into old rows followed by redrawn ones: each slot takes its redrawn group."""
     ranks = len(refill.slots)

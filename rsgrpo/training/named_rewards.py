@@ -21,8 +21,16 @@ from rsgrpo.config_training import DEFAULT_REWARD
 from rsgrpo.errors import UserError, unknown
 
 GROUP = "rsgrpo.rewards"
-# What TRL hands to a reward beside the columns of the data set.
-_NOT_COLUMNS = {"prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "prompt"}
+# What TRL hands to a reward beside the problem's own columns.
+_NOT_COLUMNS = {
+    "prompts",
+    "completion_ids",
+    "trainer_state",
+    "log_extra",
+    "log_metric",
+    "prompt",
+    "prompt_index",
+}
 
 Reward = Callable[..., list[float]]
 

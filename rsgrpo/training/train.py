@@ -20,6 +20,7 @@ from rsgrpo.data.jsonl import read_problems
 from rsgrpo.errors import UserError
 from rsgrpo.policy.load import end_tokens, load_policy, save_policy
 from rsgrpo.policy.prompts import refuse_missing_template, render_prompts, training_prompt
+from rsgrpo.records import Problem
 from rsgrpo.stages import WORK, rank, world_size
 from rsgrpo.tracking.journal import record_dataset, record_environment, training_run
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool
@@ -122,7 +123,7 @@ def train(
             args=trainer_arguments(settings, out / WORK),
             train_dataset=dataset,
             processing_class=tokenizer,
-            **_observers(spool, settings, stopping),
+            **_observers(spool, settings, stopping, problem_ids(data)),
         )
         trained = _go_on(trainer, stopping, last_checkpoint(out / WORK, settings.processes))
         if rank() == 0:
@@ -151,15 +152,14 @@ def _go_on(trainer: RSGRPOTrainer, stopping: Stopping, checkpoint: Path | None) 
 def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Return the prompts with what the reward needs: columns prompt, problem, answer.
 
+    A column `prompt_index` numbers the rows for the record of what was drawn.
+
     Raises:
         UserError: There is no training set, or fewer prompts than one step draws.
     """
     from datasets import Dataset
 
-    file = data / "train.jsonl"
-    if not file.exists():
-        raise UserError("the config names no training set: set data.train to a JSONL file")
-    problems = read_problems(file)
+    problems = _training_problems(data)
     wanted = config.training.prompts_per_step
     if len(problems) < wanted:
         raise UserError(
@@ -172,8 +172,21 @@ def training_set(config: Config, data: Path, tokenizer: PreTrainedTokenizerBase)
             "prompt": [training_prompt(text, config.prompt) for text in texts],
             "problem": texts,
             "answer": [problem.answer for problem in problems],
+            "prompt_index": list(range(len(problems))),
         }
     )
+
+
+def problem_ids(data: Path) -> list[str]:
+    """Return the id of each row of the training set."""
+    return [problem.id for problem in _training_problems(data)]
+
+
+def _training_problems(data: Path) -> list[Problem]:
+    file = data / "train.jsonl"
+    if not file.exists():
+        raise UserError("the config names no training set: set data.train to a JSONL file")
+    return read_problems(file)
 
 
 def trainer_arguments(settings: TrainingConfig, checkpoints: Path) -> RSGRPOConfig:
@@ -264,15 +277,23 @@ def _recorded(
         yield spool
 
 
-def _observers(spool: Spool | None, settings: TrainingConfig, stopping: Stopping) -> dict[str, Any]:
+def _observers(
+    spool: Spool | None, settings: TrainingConfig, stopping: Stopping, ids: list[str]
+) -> dict[str, Any]:
     """Return who follows the training: only the first rank records and shows progress."""
-    from rsgrpo.training.callbacks import AdvantageShapeRecorder, ProgressCallback, SpoolCallback
+    from rsgrpo.training.callbacks import (
+        AdvantageShapeRecorder,
+        DrawRecorder,
+        ProgressCallback,
+        SpoolCallback,
+    )
 
     if spool is None:
         return {"callbacks": [stopping]}
     updates = settings.minibatches
     return {
         "on_groups": AdvantageShapeRecorder(spool, settings.histogram_every, updates),
+        "on_draws": DrawRecorder(spool, ids, updates),
         "callbacks": [SpoolCallback(spool, updates), ProgressCallback(updates), stopping],
     }
 

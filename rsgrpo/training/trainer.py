@@ -13,10 +13,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from datasets import IterableDataset
 from trl import GRPOConfig, GRPOTrainer
 
 from rsgrpo.advantages import ESTIMATORS, has_signal
@@ -30,9 +29,28 @@ from rsgrpo.training.dynamic_sampling import (
     rows_after_refill,
     rows_to_keep,
     select_gathered,
+    used_groups,
 )
+from rsgrpo.training.refusals import refuse
+
+PROMPT_INDEX = "prompt_index"
+
+
+class Draws(NamedTuple):
+    """The groups of one round of one generation step, over all ranks in order, none filtered.
+
+    `round` is 0 for the first pass and 1, 2, ... for prompts drawn in place of silent groups.
+    `prompts_P` holds each group's row in the training set.
+    """
+
+    global_step: int
+    round: int
+    prompts_P: list[int]
+    rewards_PN: torch.Tensor
+
 
 GroupObserver = Callable[[int, torch.Tensor, float], None]
+DrawObserver = Callable[[Draws], None]
 
 
 @dataclass
@@ -66,6 +84,8 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Args:
         on_groups: Called in each generation step with (step, rewards_PN of the unfiltered first
             pass over all ranks, the step's risk_beta).
+        on_draws: Called with the `Draws` of each round, first pass and redrawn prompts alike, where
+            the training set has a column `prompt_index` of its rows' numbers.
     """
 
     def __init__(
@@ -76,6 +96,7 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         train_dataset: Any = None,
         *more: Any,
         on_groups: GroupObserver | None = None,
+        on_draws: DrawObserver | None = None,
         **kwargs: Any,
     ) -> None:
         """Check the arguments, then build TRL's trainer.
@@ -90,6 +111,7 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.schedule = _schedule(args.risk_beta)
         super().__init__(model, reward_funcs, args, train_dataset, *more, **kwargs)
         self._on_groups = on_groups
+        self._on_draws = on_draws
         self._rows: list[dict[str, Any]] = []
         self._rewards: torch.Tensor | None = None
         self._last_log: tuple[float, float] | None = None
@@ -166,6 +188,8 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             refill = plan_refill(self._live(rewards), drawn)
             fresh_rows = self._fresh_rows(refill.prompts, refill.width)
             fresh, fresh_rewards = self._redraw(fresh_rows)
+            used = used_groups(refill)
+            self._observe_draws(rounds + 1, fresh_rows, self._total_rewards(fresh_rewards), used)
             rows = len(rollouts.completions)
             self._rows.extend(fresh_rows)
             prompts.extend(row["prompt"] for row in fresh_rows)
@@ -244,6 +268,26 @@ class RSGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._log_metric_now("risk_beta", self.risk_beta)
         if self._on_groups and self.is_world_process_zero():
             self._on_groups(self.state.global_step, rewards_PN, self.risk_beta)
+        self._observe_draws(0, self._rows, rewards_PN)
+
+    def _observe_draws(
+        self,
+        round_: int,
+        rows: list[dict[str, Any]],
+        rewards: torch.Tensor,
+        used: list[int] | None = None,
+    ) -> None:
+        """Tell of every prompt drawn; every rank gathers, the first one tells."""
+        if not rows or PROMPT_INDEX not in rows[0]:
+            return
+        own = torch.tensor([row[PROMPT_INDEX] for row in rows], device=rewards.device)
+        prompts_P = self.accelerator.gather(own)[:: self.num_generations].tolist()
+        if self._on_draws and self.is_world_process_zero():
+            rewards_PN = rewards.view(-1, self.num_generations)
+            chosen = list(range(len(prompts_P))) if used is None else used
+            prompts = [prompts_P[group] for group in chosen]
+            draws = Draws(self.state.global_step, round_, prompts, rewards_PN[chosen])
+            self._on_draws(draws)
 
     def _log_advantages(self, advantages: torch.Tensor) -> None:
         mode = "train" if self.model.training else "eval"
@@ -310,69 +354,3 @@ def _schedule(risk_beta: float | dict[str, Any]) -> Schedule:
     if not math.isfinite(risk_beta):
         raise ValueError(f"risk_beta is {risk_beta}: it must be a finite number")
     return constant(float(risk_beta))
-
-
-def refuse(args: RSGRPOConfig, dataset: Any, kwargs: dict[str, Any]) -> None:
-    """Raise a sentence for each argument that RS-GRPO cannot honour."""
-    for name in ("tools", "rollout_func", "environment_factory"):
-        if kwargs.get(name):
-            raise ValueError(f"RSGRPOTrainer does not support {name}: leave it out")
-    if isinstance(dataset, IterableDataset):
-        raise ValueError("RSGRPOTrainer needs a dataset with a length: an IterableDataset has none")
-    columns = set(getattr(dataset, "column_names", None) or [])
-    if columns & {"image", "images"}:
-        raise ValueError(
-            "RSGRPOTrainer does not support images: remove the column from the dataset"
-        )
-    if args.multi_objective_aggregation != "sum_then_normalize":
-        raise ValueError(
-            f"multi_objective_aggregation is {args.multi_objective_aggregation!r}: the estimators "
-            "work on the summed reward, set it to 'sum_then_normalize'"
-        )
-    if args.scale_rewards != "group":
-        raise ValueError(
-            f"scale_rewards is {args.scale_rewards!r}: the estimator decides the scale, choose "
-            "advantage='grpo' or 'dr_grpo' instead"
-        )
-    _refuse_settings(args)
-
-
-def _refuse_settings(args: RSGRPOConfig) -> None:
-    if args.advantage not in ESTIMATORS:
-        raise ValueError(f"advantage is {args.advantage!r}: known are {', '.join(ESTIMATORS)}")
-    if args.dynamic_sampling not in ("off", "drop", "refill"):
-        raise ValueError(
-            f"dynamic_sampling is {args.dynamic_sampling!r}: known are off, drop, refill"
-        )
-    if args.dynamic_sampling != "off":
-        _refuse_losses_that_count_silent_rows(args)
-    rows = args.per_device_train_batch_size * args.steps_per_generation
-    if args.dynamic_sampling != "off" and rows % args.num_generations:
-        raise ValueError(
-            f"each process generates {rows} completions (per_device_train_batch_size * "
-            f"steps_per_generation), which splits groups of {args.num_generations}: dynamic "
-            f"sampling needs a multiple of {args.num_generations}"
-        )
-    window = args.steps_per_generation * args.num_iterations
-    saved = args.save_steps * args.gradient_accumulation_steps
-    exact = window // math.gcd(window, args.gradient_accumulation_steps)
-    if args.save_strategy == "steps" and args.save_steps >= 1 and saved % window:
-        raise ValueError(
-            f"save_steps is {args.save_steps}: save_steps * gradient_accumulation_steps must be a "
-            f"multiple of steps_per_generation * num_iterations = {window}, or a resumed run would "
-            "differ from an undisturbed one: set save_steps to "
-            f"{math.ceil(args.save_steps / exact) * exact}"
-        )
-
-
-def _refuse_losses_that_count_silent_rows(args: RSGRPOConfig) -> None:
-    if args.loss_type not in ("cispo", "dapo", "vespo"):
-        raise ValueError(
-            f"loss_type is {args.loss_type!r}: with dynamic sampling the loss must be averaged "
-            "over the tokens of live groups, as 'dapo' is"
-        )
-    if args.beta:
-        raise ValueError(
-            f"beta is {args.beta}: with dynamic sampling a KL term would count tokens of silent "
-            "groups, set it to 0 or dynamic_sampling to 'off'"
-        )

@@ -46,6 +46,9 @@ COLUMNS = {
     "unique": IDENTITY
     | {"label", "benchmark", "n_samples", "n_prompts", "unique_answers", "unique_solutions"}
     | {"unique_trees", "n_solutions", "n_trees", "per_prompt_trees", "per_prompt_n_trees"},
+    "diagnosis": IDENTITY
+    | INTERVAL
+    | {"label", "signature", "found", "value", "evidence", "next_step", "rule"},
     "transitions": IDENTITY
     | TRANSITION
     | {"label", "before", "benchmark", "n_samples", "n_prompts", "solved_solved"}
@@ -189,7 +192,9 @@ def test_tradeoff_has_a_point_for_each_method(tables):
     found = tables["tradeoff"]
     assert set(found) == {"k", "rule", "knee", "knee_share", "points"}
     bounds = {f"pass_at_{k}{part}" for k in "1k" for part in ("", "_low", "_high")}
-    assert all(set(point) == METHOD | bounds | {"on_front"} for point in found["points"])
+    assert all(
+        set(point) == METHOD | bounds | {"on_front", "front_share"} for point in found["points"]
+    )
     assert [point["label"] for point in found["points"] if point["on_front"]] == ["RS-GRPO β=4"]
     assert (found["k"], found["knee"], found["knee_share"]) == (4, None, None)
 
@@ -205,6 +210,18 @@ def test_unique_solutions_never_pass_their_denominator(tables):
         assert row["unique_trees"] <= row["n_trees"]
         assert row["unique_trees"] <= row["unique_solutions"] <= row["n_solutions"]
         assert len(row["per_prompt_trees"]) == len(row["per_prompt_n_trees"]) == row["n_prompts"]
+
+
+def test_every_run_is_diagnosed_with_the_studys_base(tables):
+    found = {(row["policy"], row["signature"]): row for row in tables["diagnosis"]}
+    signatures = ("entropy_collapse", "gradient_instability", "base_overtakes")
+    assert list(found) == [(p, s) for p in POLICIES if p != "base" for s in signatures]
+    for policy in POLICIES:
+        if policy != "base":
+            assert found[policy, "entropy_collapse"]["found"] == "unknown"
+            assert "0 steps with an entropy" in found[policy, "entropy_collapse"]["evidence"]
+            overtaken = found[policy, "base_overtakes"]
+            assert overtaken["found"] == "no" and overtaken["low"] > 0
 
 
 def test_transitions_add_up_to_the_prompts(tables):

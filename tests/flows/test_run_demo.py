@@ -119,10 +119,45 @@ def test_mlflow_holds_study_runs_and_evaluations(finished: Path) -> None:
     wanted = {"config.yaml", "machine.json", "pip-freeze.txt", "uncommitted.diff"}
     assert {f"environment/{name}" for name in wanted} <= artifacts
     assert training.inputs.dataset_inputs
+    for run in runs:
+        if stages[run.info.run_id] == "train":
+            assert run.data.tags["diagnosis.gradient_instability"] == "no"
+            assert run.data.tags["diagnosis.entropy_collapse"] == "unknown"
+            assert "4 steps" in run.data.tags["diagnosis.entropy_collapse.evidence"]
+            assert run.data.tags["diagnosis.base_overtakes"] in ("yes", "no", "unknown")
     [study] = [run for run in runs if stages[run.info.run_id] == "study"]
     assert [item.path for item in client.list_artifacts(study.info.run_id, "figures")] == [
         "figures/report.html"
     ]
+
+
+def analysed(out: Path, verb: str, *options: str) -> list[dict[str, Any]]:
+    """The rows that a verb prints of a finished study's root."""
+    code = "from rsgrpo.cli import main; main()"
+    words = [sys.executable, "-c", code, "analyse", verb, str(out), "--json", *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def test_the_verbs_say_of_a_root_what_the_analysis_says(finished: Path) -> None:
+    [file] = finished.glob("analyse/*/tables.json")
+    tables = json.loads(file.read_text())
+    diagnosed = analysed(finished, "diagnosis", "--resamples", "200")
+    names = ("signature", "found", "value", "low", "high", "evidence", "next_step", "rule")
+    assert [[row[name] for name in names] for row in diagnosed] == [
+        [row[name] for name in names] for row in tables["diagnosis"]
+    ]
+    assert "at k=1" in diagnosed[2]["evidence"], "the evaluations must have been found"
+    points = analysed(finished, "tradeoff", "--k", "1,4", "--resamples", "200")
+    assert [(p["label"], p["at_high_k"], p["on_front"], p["front_share"]) for p in points] == [
+        (p["label"], p["pass_at_k"], p["on_front"], p["front_share"])
+        for p in tables["tradeoff"]["points"]
+    ]
+    rates = analysed(finished, "solve-rate")
+    assert [row["step"] for row in rates] == [1, 2, 3, 4] * 2
+    assert all(row["solved"] <= row["seen"] <= row["drawn"] for row in rates)
 
 
 def test_nothing_to_do_starts_nothing(finished: Path, tiny_arguments: list[str]) -> None:

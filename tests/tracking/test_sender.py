@@ -117,6 +117,36 @@ def test_a_study_its_trial_and_its_evaluation_are_three_levels(root: Path) -> No
     assert trial.data.metrics["reward"] == 0.5 and math.isnan(trial.data.metrics["nan"])
 
 
+def test_tags_found_later_reach_the_run_and_the_last_one_counts(root: Path) -> None:
+    """The study's spool tells of a run that has its own, before and after that is shipped."""
+    with Spool(root / "spool.jsonl", "a-trial") as spool:
+        spool.tags({"diagnosis.entropy_collapse": "unknown"})
+        write_trial(root, "a-trial", range(1, 3), parent=None)
+        sync(root)
+        found = runs(root)["a-trial"]
+        assert found.data.tags["diagnosis.entropy_collapse"] == "unknown"
+        assert (found.info.run_name, found.info.status) == ("a-trial", "FINISHED")
+        spool.tags({"diagnosis.entropy_collapse": "no"})
+        spool.tags({"diagnosis.entropy_collapse": "yes", "diagnosis.base_overtakes": "no"})
+    sync(root)
+    found = runs(root)["a-trial"]
+    assert found.data.tags["diagnosis.entropy_collapse"] == "yes"
+    assert found.data.tags["diagnosis.base_overtakes"] == "no"
+    assert found.data.tags["method"] == "rs_grpo" and found.info.status == "FINISHED"
+
+
+def test_what_a_step_drew_stays_in_the_spool(root: Path) -> None:
+    write_trial(root, "a-trial", range(1, 3), parent=None)
+    sync(root)
+    before = count(root)
+    with Spool(root / "a-trial" / "spool.jsonl", "a-trial") as spool:
+        for step in range(1, 50):
+            spool.draws(step, 0, 16, [f"p{i}" for i in range(48)], [i % 17 for i in range(48)])
+    summary = sync(root)
+    assert (summary.runs, summary.metrics, summary.tables, summary.artifacts) == (0, 0, 0, 0)
+    assert count(root) == before
+
+
 def test_artifacts_tables_and_metrics_lie_in_the_folder_of_the_run(root: Path) -> None:
     from pyarrow import parquet
 

@@ -39,9 +39,16 @@ def test_every_kind_of_record_reads_back(tmp_path: Path) -> None:
         spool.table("histogram", 7, {"counts": (1, 2), "edge": math.inf})
         spool.artifact(tmp_path / "score.parquet", "scores")
         spool.dataset("countdown/train", "abc", 1200, "enumerated")
+        spool.draws(7, 1, 4, ["p1", "p2"], [0, 3])
+        spool.tags({"diagnosis.entropy_collapse": "no"})
         spool.end("FAILED")
-    start, metrics, table, artifact, dataset, end = read_spool(path)
-    assert min(record.pop("time") for record in (start, table, end)) > 1_600_000_000_000
+    start, metrics, table, artifact, dataset, draws, tags, end = read_spool(path)
+    assert min(record.pop("time") for record in (start, table, tags, end)) > 1_600_000_000_000
+    assert draws == {
+        "kind": "draws", "run": "r1", "step": 7, "round": 1, "n": 4, "prompts": ["p1", "p2"],
+        "correct": [0, 3],
+    }  # fmt: skip
+    assert tags == {"kind": "tags", "run": "r1", "tags": {"diagnosis.entropy_collapse": "no"}}
     assert start == {
         "kind": "start", "run": "r1", "name": "beta 4", "study": "demo", "parent": "study",
         "tags": {"method": "rs_grpo"}, "params": {"training.risk_beta": "4"},

@@ -62,6 +62,17 @@ def test_two_processes_agree_with_one(
         assert abs(first - second) <= 1e-5
 
 
+@pytest.mark.parametrize("mode", ["off", "drop", "refill"])
+def test_the_first_of_two_processes_records_what_all_of_them_draw(
+    one: dict[str, Ranks], two: dict[str, Ranks], mode: str
+) -> None:
+    alone, (first, second) = one[mode][0]["draws"], two[mode]
+    assert first["draws"] == alone and second["draws"] == []
+    rounds = [number for _, number, *_ in alone]
+    assert rounds.count(0) == 10 and (max(rounds) > 0) == (mode == "refill")
+    assert {len(prompts) for _, number, prompts, _ in alone if not number} == {ROWS // 4}
+
+
 def test_refill_replaces_silent_groups_in_their_slots(one: dict[str, Ranks]) -> None:
     before = one["off"][0]["steps"][0]["groups"]
     after = one["refill"][0]["steps"][0]["groups"]

@@ -44,6 +44,10 @@ class TableTrainer(RSGRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.steps: list[dict[str, Any]] = []
+        self.draws: list[list[Any]] = []
+        self._on_draws = lambda draws: self.draws.append(
+            [draws.global_step, draws.round, draws.prompts_P, draws.rewards_PN.tolist()]
+        )
         self.draw = 0
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,13 +95,21 @@ def train(out: Path, mode: str, rows_per_process: int) -> None:
         build_model(Config().policy),
         make_reward(GradingConfig(), [tokenizer.eos_token_id]),
         config,
-        Dataset.from_dict({"prompt": pool, "problem": pool, "answer": pool}),
+        Dataset.from_dict(
+            {
+                "prompt": pool,
+                "problem": pool,
+                "answer": pool,
+                "prompt_index": list(range(len(pool))),
+            }
+        ),
         processing_class=tokenizer,
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     file = out / f"{mode}.{trainer.accelerator.process_index}.json"
-    file.write_text(json.dumps({"losses": losses, "steps": trainer.steps}), encoding="utf-8")
+    written = {"losses": losses, "steps": trainer.steps, "draws": trainer.draws}
+    file.write_text(json.dumps(written), encoding="utf-8")
 
 
 if __name__ == "__main__":
