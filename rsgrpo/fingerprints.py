@@ -36,13 +36,13 @@ def _sha256_of_version(file: Path, _size: int, _mtime_ns: int) -> str:
 def code_version(rooms: tuple[str, ...]) -> str:
     """Return the digest of files and folders of this package, named relative to it.
 
-    The verbs in a room's `commands.py` give orders and change no result: they are left out.
+    The verbs in a room's `commands.py` (`..._commands.py`) give orders and change no result: they are left out.
     """
     digest = hashlib.sha256()
     for room in rooms:
         path = _PACKAGE / room
         files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        for file in (file for file in files if file.name != "commands.py"):
+        for file in (file for file in files if not file.name.endswith("commands.py")):
             digest.update(str(file.relative_to(_PACKAGE)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -1,10 +1,8 @@
-"""The verbs `rsgrpo analyse ...`. Nothing heavy is imported before one runs."""
+"""The verbs `rsgrpo analyse solve-rate | diagnosis | tradeoff`, which read runs of a study."""
 
 from __future__ import annotations
 
-import csv
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,16 +11,13 @@ import typer
 
 from rsgrpo.errors import UserError
 from rsgrpo.evaluation.commands import read_ks
-from rsgrpo.terminal import AsJson, print_rows
+from rsgrpo.terminal import AsCsv, AsJson, print_rows
 
 if TYPE_CHECKING:
     from rsgrpo.analyses.diagnosis import Finding
     from rsgrpo.analyses.dynamics import Draw
     from rsgrpo.analyses.places import Counts
 
-app = typer.Typer(help="Tables that answer one question each.", no_args_is_help=True)
-
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")]
 Resamples = Annotated[int, typer.Option(help="Bootstrap resamples.", min=100)]
 Runs = Annotated[
     list[Path], typer.Argument(help="Study's root, training's folder or spool; several at once.")
@@ -35,12 +30,13 @@ _DIAGNOSIS_NOTES = {
 }
 
 
-def register(root: typer.Typer) -> None:
-    """Add `rsgrpo analyse ...`."""
-    root.add_typer(app, name="analyse")
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `rsgrpo analyse`."""
+    app.command("solve-rate")(solve_rate_verb)
+    app.command("diagnosis")(diagnosis_verb)
+    app.command("tradeoff")(tradeoff_verb)
 
 
-@app.command("solve-rate")
 def solve_rate_verb(
     runs: Annotated[
         list[Path],
@@ -69,7 +65,6 @@ def solve_rate_verb(
     _show(rows, as_json, as_csv)
 
 
-@app.command("diagnosis")
 def diagnosis_verb(
     runs: Runs,
     base: Annotated[
@@ -99,7 +94,6 @@ def diagnosis_verb(
     _show(rows, as_json, as_csv, _DIAGNOSIS_NOTES)
 
 
-@app.command("tradeoff")
 def tradeoff_verb(
     places: Annotated[
         list[Path], typer.Argument(help="Study's root or folders of the stage score.")
@@ -202,13 +196,8 @@ def _show(
     rows: list[dict[str, Any]], as_json: bool, as_csv: bool, notes: Mapping[str, str] | None = None
 ) -> None:
     """Print rows; of a table, columns too wide for it as one line each: column -> its wording."""
-    if as_csv:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return
-    if as_json:
-        print_rows([_finite(row) for row in rows], True)
+    if as_json or as_csv:
+        print_rows([_finite(row) for row in rows], as_json, as_csv)
         return
     said = notes or {}
     print_rows([{n: v for n, v in row.items() if n not in said} for row in rows], False)
