@@ -1,0 +1,175 @@
+"""How many different answers, and how many different correct solutions, has each prompt?
+
+Counts of distinct things grow with the number of samples, so files are compared at one n: the count
+expected among n samples drawn without replacement from those that there are (`diversity.rarefied`).
+A solution is an expression tree on the embedded task and a MinHash cluster on text; its workings,
+the finer look, are the operator sequences and the sets of equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rsgrpo.analyses.answer_classes import (
+    PAIRS,
+    AnswerClasses,
+    Answered,
+    Judge,
+    answer_classes,
+    class_counts,
+    spelling_classes,
+)
+from rsgrpo.analyses.diversity import rarefied
+from rsgrpo.analyses.samples import Prompt, aligned, common_n, label_of, read_samples
+from rsgrpo.analyses.strategies import (
+    Sketch,
+    chain_strategy,
+    clusters,
+    equations,
+    is_countdown,
+    sketches,
+)
+from rsgrpo.evaluation.passk import prompt_interval
+from rsgrpo.evaluation.resampling import benchmark_views, mean_weights
+
+Row = dict[str, Any]
+COLUMNS = ("problem", "completion", "extracted", "verdict", "correct")
+FIGURES = ("unique_answers", "unique_solutions", "unique_workings")
+
+
+class Drawn(NamedTuple):
+    """What is kept of a sample: its answer and, where it is correct, its solution."""
+
+    answered: Answered
+    on_countdown: bool
+    solution: str | Sketch | None
+    workings: str | int | None
+
+
+class PromptClasses(NamedTuple):
+    """The samples of a prompt by class of answer, and its correct ones by solution and workings."""
+
+    n: int
+    answers: AnswerClasses
+    solutions: list[int]
+    workings: list[int]
+
+
+def unique_rows(
+    files: Sequence[Path],
+    judge: Judge,
+    *,
+    n: int | None = None,
+    pairs: int = PAIRS,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Row]:
+    """Return one row for each file and benchmark, and for the mean where there are several.
+
+    Args:
+        files: Graded Parquet files of the same prompts.
+        judge: Says which wrong answers are the same (`answer_classes.pool_judge`).
+        n: Samples at which they are compared; by default the fewest that any prompt has.
+        pairs: Comparisons of answers for a prompt at most.
+        resamples: Bootstrap draws of the intervals over prompts.
+        seed: Seed of the draws.
+
+    Returns:
+        Rows `{file, benchmark, n_samples, n_prompts, unique_answers, ..._low, ..._high,
+        unique_solutions, ..., unique_workings, ..., capped_prompts, undecided_pairs}`: means per
+        prompt, with 95% bootstrap intervals over prompts.
+
+    Raises:
+        UserError: A file cannot be used, the prompts differ, or a prompt has fewer than n samples.
+    """
+    prompts, drawn = aligned({str(f): read_samples(f, COLUMNS, keep_sample) for f in files})
+    n = common_n(n, drawn)
+    rows: list[Row] = []
+    for file, samples in drawn.items():
+        classes = prompt_classes([samples[prompt] for prompt in prompts], judge, pairs)
+        rows += _file_rows(label_of(Path(file)), prompts, classes, n, resamples, seed)
+    return rows
+
+
+def keep_sample(row: Mapping[str, Any]) -> Drawn:
+    """Return what is kept of a graded row; the text of a completion is not."""
+    on_countdown = _is_countdown(row["problem"])
+    answered = Answered(row["extracted"] or "", row["verdict"])
+    if not row["correct"]:
+        return Drawn(answered, on_countdown, None, None)
+    if on_countdown:
+        chain = chain_strategy(row["completion"])
+        return Drawn(answered, True, *(chain or (row["completion"], row["completion"])))
+    completion = row["completion"]
+    return Drawn(answered, False, sketches([completion])[0], hash(equations(completion)))
+
+
+def prompt_classes(
+    prompts: Sequence[Sequence[Drawn]], judge: Judge, pairs: int = PAIRS
+) -> list[PromptClasses]:
+    """Sort the samples of each prompt into classes.
+
+    Args:
+        prompts: The samples of each prompt; the embedded task's answers are told apart by spelling.
+        judge: Says which wrong answers are the same.
+        pairs: Comparisons of answers for a prompt at most.
+    """
+    texts = [[d.answered for d in drawn] for drawn in prompts if not drawn[0].on_countdown]
+    judged = iter(answer_classes(texts, judge, pairs))
+    return [
+        PromptClasses(
+            len(drawn),
+            spelling_classes([d.answered for d in drawn])
+            if drawn[0].on_countdown
+            else next(judged),
+            _solution_counts([d.solution for d in drawn if d.solution is not None]),
+            class_counts(d.workings for d in drawn if d.workings is not None),
+        )
+        for drawn in prompts
+    ]
+
+
+def _solution_counts(solutions: Sequence[str | Sketch]) -> list[int]:
+    sketched = [solution for solution in solutions if not isinstance(solution, str)]
+    return class_counts(clusters(sketched) if sketched else solutions)  # type: ignore[arg-type]
+
+
+def _file_rows(
+    label: str,
+    prompts: Sequence[Prompt],
+    classes: Sequence[PromptClasses],
+    n: int,
+    resamples: int,
+    seed: int,
+) -> list[Row]:
+    figures_PF = np.array(
+        [
+            [rarefied(c, p.n, n) for c in (p.answers.counts, p.solutions, p.workings)]
+            for p in classes
+        ]
+    )
+    names = [prompt.benchmark for prompt in prompts]
+    rows = []
+    for benchmark, chosen in benchmark_views(names):
+        strata = np.asarray(names)[chosen]
+        values_F = mean_weights(strata) @ figures_PF[chosen]
+        interval = prompt_interval(figures_PF[chosen], strata, resamples=resamples, seed=seed)
+        those = [c.answers for c, is_chosen in zip(classes, chosen, strict=True) if is_chosen]
+        row: Row = {"file": label, "benchmark": benchmark, "n_samples": n, "n_prompts": len(those)}
+        for name, *figure in zip(FIGURES, values_F, *interval, strict=True):
+            columns = (name, f"{name}_low", f"{name}_high")
+            row |= dict(zip(columns, map(float, figure), strict=True))
+        row["capped_prompts"] = sum(answers.capped for answers in those)
+        row["undecided_pairs"] = sum(answers.undecided for answers in those)
+        rows.append(row)
+    return rows
+
+
+@lru_cache(maxsize=4096)
+def _is_countdown(problem: str) -> bool:
+    return is_countdown(problem)
