@@ -123,7 +123,7 @@ class _Sheet:
                 spellings.setdefault(key, []).append(sample.text)
         self._open = sorted(spellings, key=lambda key: -len(spellings[key]))
         # Integers and fractions are equal or they are not: only the rest needs Math-Verify.
-        exact = [all(_EXACT.fullmatch(_bare(t)) for t in spellings[key]) for key in self._open]
+        exact = [any(_EXACT.fullmatch(_bare(t)) for t in spellings[key]) for key in self._open]
         whole = [_is_whole(spellings[key][0]) for key in self._open]
         places = (
             (one, other)

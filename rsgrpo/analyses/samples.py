@@ -43,10 +43,14 @@ def label_of(file: Path) -> str:
 
 
 def has_column(file: Path, name: str) -> bool:
-    """Return whether a Parquet file has a column."""
+    """Return whether a Parquet file has a column; any other file has none."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return name in pq.read_schema(file).names
+    try:
+        return name in pq.read_schema(file).names
+    except pa.ArrowInvalid:
+        return False
 
 
 def read_samples(

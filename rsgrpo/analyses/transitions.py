@@ -137,7 +137,7 @@ def transition_table(
     ]
     if len(pairs) > 1:
         matched = [(solved[str(b)], solved[str(a)]) for b, a in pairs]
-        names = {"before": f"{len(before)} seeds", "after": f"{len(after)} seeds"}
+        names = {"before": _together(before), "after": _together(after)}
         rows += _views(benchmarks, matched, resamples, seed, **names)
     return rows
 
@@ -150,8 +150,11 @@ def mcnemar_exact(gained: int, lost: int) -> float:
         lost: Prompts solved before and unsolved after.
     """
     changed = gained + lost
-    ways = sum(math.comb(changed, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / (1 << changed))
+    ways = total = 1
+    for i in range(min(gained, lost)):
+        ways = ways * (changed - i) // (i + 1)
+        total += ways
+    return min(1.0, 2 * total / (1 << changed))
 
 
 def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> Share:
@@ -192,6 +195,10 @@ def fisher_exact(c_before: int, n_before: int, c_after: int, n_after: int) -> fl
     # Equally likely tables differ by rounding: the margin keeps them in the sum.
     as_rare = ways <= ways[c_before - x[0]] * (1 + 1e-7)
     return float(min(1.0, ways[as_rare].sum() / ways.sum()))
+
+
+def _together(seeds: Sequence[Path]) -> str:
+    return f"{len(seeds)} seeds" if len(seeds) > 1 else label_of(seeds[0])
 
 
 def _paired_seeds(before: Sequence[Path], after: Sequence[Path]) -> list[tuple[Path, Path]]:
