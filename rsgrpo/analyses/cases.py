@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsgrpo.analyses.samples import Prompt, aligned, read_verdicts
+from rsgrpo.analyses.samples import Prompt, aligned, checked_batches, read_verdicts
 from rsgrpo.analyses.strategies import (
     SIMILAR,
     chain_strategy,
@@ -24,7 +24,6 @@ from rsgrpo.analyses.strategies import (
 )
 from rsgrpo.analyses.transitions import fisher_exact
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.graded import graded_batches
 
 _COLUMNS = ("benchmark", "problem_id", "problem", "answer", "sample_index", "completion", "correct")
 
@@ -203,7 +202,7 @@ def _texts(
     # `only` is the name of the benchmark where there is but one, whatever a file calls it.
     found: dict[Prompt, list[tuple[int, int, _Text]]] = defaultdict(list)
     for place, file in enumerate(files):
-        for batch in graded_batches(file, _COLUMNS):
+        for batch in checked_batches(file, _COLUMNS):
             for row in _rows_of(batch, chosen):
                 prompt = Prompt(only or row["benchmark"], row["problem_id"])
                 text = _Text(*(row[name] for name in _Text._fields))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rsgrpo.errors import UserError
 from rsgrpo.evaluation.graded import graded_batches, graded_file
 
+if TYPE_CHECKING:
+    import pyarrow
+
 T = TypeVar("T")
+
+_TEXTS = ("benchmark", "problem_id", "problem", "answer", "completion", "extracted", "verdict")
+_MAY_BE_EMPTY = ("extracted", "mean_entropy")
 
 
 class Prompt(NamedTuple):
@@ -68,13 +74,25 @@ def read_samples(
     """
     kept: dict[Prompt, dict[int, T]] = defaultdict(dict)
     wanted = list(dict.fromkeys(["benchmark", "problem_id", "sample_index", *columns]))
-    for batch in graded_batches(file, wanted):
+    for batch in checked_batches(file, wanted):
         for row in batch.to_pylist():
             prompt, index = Prompt(row["benchmark"], row["problem_id"]), row["sample_index"]
             if index in kept[prompt]:
                 raise UserError(f"{file} holds sample {index} of {prompt} twice: grade it once")
             kept[prompt][index] = keep(row)
     return {prompt: [drawn[i] for i in sorted(drawn)] for prompt, drawn in kept.items()}
+
+
+def checked_batches(file: Path, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
+    """Yield batches of a graded file whose columns hold what their names promise.
+
+    Raises:
+        UserError: As for `graded_batches`; or a text or sample_index is of another kind or empty.
+    """
+    for batch in graded_batches(file, columns):
+        for name in columns:
+            _refuse_other_kind(file, name, batch.column(name))
+        yield batch
 
 
 def read_verdicts(file: Path) -> dict[Prompt, list[bool]]:
@@ -137,6 +155,19 @@ def common_n(asked: int | None, files: Mapping[str, Mapping[Prompt, Sequence[Any
             f"n is {asked} and {name} has only {n} samples of {prompt}: compare at {n} or fewer"
         )
     return n if asked is None else asked
+
+
+def _refuse_other_kind(file: Path, name: str, column: pyarrow.Array) -> None:
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if name in _TEXTS and not is_text:
+        raise UserError(f"{file}: column {name} holds {kind}: it must hold text")
+    if name == "sample_index" and not pa.types.is_integer(kind):
+        raise UserError(f"{file}: column {name} holds {kind}: number the samples from 0")
+    if column.null_count and name not in _MAY_BE_EMPTY:
+        raise UserError(f"{file}: column {name} has an empty value: grade every completion")
 
 
 def _refuse_other_prompts(

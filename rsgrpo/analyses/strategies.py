@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ MAX_CHARACTERS = 100_000
 MAX_EQUATIONS = 500
 _MAX_SIDE_TOKENS = 60
 
+_PROMPT = r"\d{1,2} \d{1,2} \d{1,2} > \d{1,2} :"
 _WORDS = re.compile(r"\\[A-Za-z]+|[^\W\d_]+|\d+|[^\w\s]")
 _TOKENS = re.compile(r"\\[A-Za-z]+|\\.|[^\W\d_]+|\d+(?:,\d{3}(?!\d))*(?:\.\d+)?|\n|\S")
 _BOUNDARIES = frozenset(["\n", "$", "\\\\", "\\[", "\\]", "\\(", "\\)", "&", ";", ",", ".", ":"])
@@ -44,7 +46,9 @@ _SAME_SIGN = {
 }
 _TEXT_COMMANDS = re.compile(r"\\(?:text|mathrm|begin|end|boxed|fbox|item|textbf|qquad|implies)")
 
+# One sketch, and several as the rows of an array.
 Sketch = npt.NDArray[np.uint32]
+Sketches = npt.NDArray[np.uint32]
 
 
 class ChainStrategy(NamedTuple):
@@ -56,7 +60,7 @@ class ChainStrategy(NamedTuple):
 
 def is_countdown(problem: str) -> bool:
     """Return whether a problem is a prompt of the embedded task, `7 2 6 > 26 :`."""
-    return re.fullmatch(r"\d{1,2} \d{1,2} \d{1,2} > \d{1,2} :", problem.strip()) is not None
+    return re.fullmatch(_PROMPT, problem.strip(), re.ASCII) is not None
 
 
 def chain_strategy(completion: str) -> ChainStrategy | None:
@@ -74,47 +78,47 @@ def chain_strategy(completion: str) -> ChainStrategy | None:
     return ChainStrategy(canonical_tree(" ".join(tokens)), " ".join(operators))
 
 
-def sketches(completions: Sequence[str]) -> list[Sketch]:
+def sketches(completions: Sequence[str]) -> Sketches:
     """Return the MinHash sketch of each completion's token 5-grams.
 
     Args:
         completions: Any text; what lies beyond `MAX_CHARACTERS` is left out.
 
     Returns:
-        For each one `PERMUTATIONS` minima; the share that two have in common estimates the Jaccard
-        index of their 5-grams, with a standard error of at most 0.045.
+        A row of `PERMUTATIONS` minima for each one; the share that two have in common estimates the
+        Jaccard index of their 5-grams, with a standard error of at most 0.045.
 
     Raises:
         ModuleNotFoundError: datasketch is not installed (extra `data`).
     """
-    from datasketch import MinHash
+    found = np.zeros((len(completions), PERMUTATIONS), dtype=np.uint32)
+    for row, completion in zip(found, completions, strict=True):
+        sketch = _empty_sketch().copy()
+        sketch.update_batch(sorted(_grams(completion)))
+        row[:] = sketch.hashvalues
+    return found
 
-    grams = [sorted(_grams(completion)) for completion in completions]
-    made = MinHash.generator(grams, num_perm=PERMUTATIONS)
-    return [np.asarray(sketch.hashvalues, dtype=np.uint32) for sketch in made]
 
-
-def similarity(one: Sketch, others: Sequence[Sketch]) -> npt.NDArray[np.float64]:
+def similarity(one: Sketch, others: Sketches) -> npt.NDArray[np.float64]:
     """Return the estimated Jaccard index of one sketch with each of the others."""
-    if not len(others):
-        return np.zeros(0)
-    return np.asarray((np.stack(others) == one).mean(axis=1), dtype=np.float64)
+    return np.asarray((others == one).mean(axis=1), dtype=np.float64)
 
 
-def clusters(found: Sequence[Sketch]) -> list[int]:
+def clusters(found: Sketches) -> list[int]:
     """Return the cluster of each sketch, numbered from 0 in order of appearance.
 
     A sketch joins the cluster whose first member it resembles most, if that is `SIMILAR` or more,
     else it begins one of its own: no chain of small steps joins what differs.
     """
-    first: list[Sketch] = []
+    first = np.empty_like(found)
+    size = 0
     labels = []
     for sketch in found:
-        near = similarity(sketch, first)
-        best = int(np.argmax(near)) if len(near) else -1
-        if best < 0 or near[best] < SIMILAR:
-            best = len(first)
-            first.append(sketch)
+        near = similarity(sketch, first[:size])
+        best = int(np.argmax(near)) if size else 0
+        if not size or near[best] < SIMILAR:
+            first[size] = sketch
+            best, size = size, size + 1
         labels.append(best)
     return labels
 
@@ -174,6 +178,14 @@ def _spelled(side: Sequence[str]) -> str:
 def _ends_segment(token: str) -> bool:
     is_word = len(token) > 1 and token[0].isalpha()
     return token in _BOUNDARIES or is_word or _TEXT_COMMANDS.match(token) is not None
+
+
+@cache
+def _empty_sketch() -> Any:
+    # Its permutations take longer to make than the sketch of a completion.
+    from datasketch import MinHash
+
+    return MinHash(num_perm=PERMUTATIONS)
 
 
 def _grams(completion: str) -> set[bytes]:

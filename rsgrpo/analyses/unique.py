@@ -136,7 +136,9 @@ def prompt_classes(
 
 def _solution_counts(solutions: Sequence[str | Sketch]) -> list[int]:
     sketched = [solution for solution in solutions if not isinstance(solution, str)]
-    return class_counts(clusters(sketched) if sketched else solutions)  # type: ignore[arg-type]
+    if sketched:
+        return class_counts(clusters(np.stack(sketched)))
+    return class_counts(solution for solution in solutions if isinstance(solution, str))
 
 
 def _file_rows(

@@ -135,6 +135,33 @@ def test_other_prompts_no_rows_and_too_large_n_are_one_sentence(
     assert f"n is {wanted}" in err
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        ("problem", [None], "column problem has an empty value"),
+        ("extracted", [7], "column extracted holds int64: it must hold text"),
+        ("sample_index", ["first"], "column sample_index holds string: number the samples from 0"),
+        ("correct", ["yes"], "column correct holds string: it must be true or false"),
+        ("verdict", None, "lacks the column verdict"),
+    ],
+)
+def test_a_column_of_the_wrong_kind_is_one_sentence(
+    name, values, sentence, write_graded, monkeypatch, capsys
+):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = write_graded("bad", {"p": [("1", "incorrect")]})
+    table = pq.read_table(file).drop_columns([name])
+    if values:
+        kind = pa.string() if values == [None] else None
+        table = table.append_column(name, pa.array(values, kind))
+    pq.write_table(table, file)
+    status, out, err = rsgrpo(monkeypatch, capsys, "analyse", "unique", file)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert sentence in err
+
+
 def test_unique_and_entropy_of_embedded_samples(tiny_config, tiny_root, monkeypatch, capsys):
     base = base_run(tiny_config, base_policy(tiny_config))
     graded = run(tiny_root, base.score.inputs["graded"])
@@ -213,6 +240,7 @@ def test_the_page_becomes_an_artifact_of_bs_run_in_a_real_mlflow_store(
     assert "**new strategy**" in page.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_files_of_no_study_are_recorded_where_a_root_is_named(
     write_graded, monkeypatch, capsys, tmp_path
 ):
