@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations, islice
 from typing import NamedTuple
@@ -70,7 +70,10 @@ def spelling_classes(samples: Sequence[Answered]) -> AnswerClasses:
 
 
 def answer_classes(
-    prompts: Sequence[Sequence[Answered]], judge: Judge, pairs: int = PAIRS
+    prompts: Sequence[Sequence[Answered]],
+    judge: Judge,
+    pairs: int = PAIRS,
+    by_spelling: Collection[int] = (),
 ) -> list[AnswerClasses]:
     """Return the answer classes of the samples of each prompt.
 
@@ -79,11 +82,14 @@ def answer_classes(
         judge: Returns a verdict for each pair of answers, the first being the gold one: they are
             the same where it is `correct`, and it is undecided on `timeout` and `error`.
         pairs: Comparisons for a prompt at most; those between its commonest answers come first.
+        by_spelling: Places of the prompts of the embedded task, sorted by `spelling_classes`.
     """
-    sheets = [_Sheet(samples, pairs) for samples in prompts]
+    spelled = {place: spelling_classes(prompts[place]) for place in by_spelling}
+    sheets = [_Sheet(s, pairs) for place, s in enumerate(prompts) if place not in spelled]
     asked = [pair for sheet in sheets for pair in sheet.pairs]
     verdicts = iter(judge(asked) if asked else ())
-    return [sheet.classes(list(islice(verdicts, len(sheet.pairs)))) for sheet in sheets]
+    judged = (sheet.classes(list(islice(verdicts, len(sheet.pairs)))) for sheet in sheets)
+    return [spelled[place] if place in spelled else next(judged) for place in range(len(prompts))]
 
 
 def pool_judge(pool: GradingPool, progress: Progress | None = None) -> Judge:

@@ -66,7 +66,9 @@ def unique(
 
     files = [graded_file(place) for place in graded]
     with _math_verify(timeout, workers) as judge:
-        rows = unique_rows(files, judge, n=n, pairs=pairs, resamples=resamples)
+        rows = unique_rows(
+            files, judge, n=n, pairs=pairs, resamples=resamples, progress=progress_of("read")
+        )
     _show(rows, as_json, as_csv)
 
 

@@ -22,7 +22,6 @@ from rsgrpo.analyses.answer_classes import (
     Answered,
     Judge,
     answer_classes,
-    spelling_classes,
 )
 from rsgrpo.analyses.samples import Prompt, aligned, common_n, has_column, read_samples
 from rsgrpo.analyses.strategies import is_countdown
@@ -125,14 +124,9 @@ class _Entropies:
     def __init__(
         self, prompts: Sequence[Sequence[Drawn]], n: int, judge: Judge, pairs: int
     ) -> None:
+        chains = [place for place, drawn in enumerate(prompts) if drawn[0].on_countdown]
         answers = [[d.answered for d in drawn] for drawn in prompts]
-        on_countdown = [drawn[0].on_countdown for drawn in prompts]
-        texts = [a for a, countdown in zip(answers, on_countdown, strict=True) if not countdown]
-        judged = iter(answer_classes(texts, judge, pairs))
-        classes = [
-            spelling_classes(a) if countdown else next(judged)
-            for a, countdown in zip(answers, on_countdown, strict=True)
-        ]
+        classes = answer_classes(answers, judge, pairs, chains)
         self.rarefied_P = np.array([rarefied_entropy(c.counts, n) for c in classes])
         self.corrected_P = np.array([miller_madow(c.counts) for c in classes])
         self.token_P = np.array([_mean_token_entropy(drawn) for drawn in prompts])

@@ -59,8 +59,18 @@ def has_column(file: Path, name: str) -> bool:
         return False
 
 
+def rows_of(file: Path) -> int:
+    """Return the number of rows of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(file).num_rows)
+
+
 def read_samples(
-    file: Path, columns: Sequence[str], keep: Callable[[Mapping[str, Any]], T]
+    file: Path,
+    columns: Sequence[str],
+    keep: Callable[[Mapping[str, Any]], T],
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[Prompt, list[T]]:
     """Return what is kept of each sample, by prompt, in order of sampling.
 
@@ -68,18 +78,23 @@ def read_samples(
         file: Graded Parquet file, read a few thousand rows at a time.
         columns: What `keep` needs; no other column is read but the three that name the sample.
         keep: Makes of a row what stays in memory.
+        progress: Called with (rows read, rows).
 
     Raises:
         UserError: The file is missing, no Parquet, empty, lacks a column or has a sample twice.
     """
     kept: dict[Prompt, dict[int, T]] = defaultdict(dict)
     wanted = list(dict.fromkeys(["benchmark", "problem_id", "sample_index", *columns]))
+    read = 0
     for batch in checked_batches(file, wanted):
+        read += batch.num_rows
         for row in batch.to_pylist():
             prompt, index = Prompt(row["benchmark"], row["problem_id"]), row["sample_index"]
             if index in kept[prompt]:
                 raise UserError(f"{file} holds sample {index} of {prompt} twice: grade it once")
             kept[prompt][index] = keep(row)
+        if progress:
+            progress(read, rows_of(file))
     return {prompt: [drawn[i] for i in sorted(drawn)] for prompt, drawn in kept.items()}
 
 

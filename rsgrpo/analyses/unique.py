@@ -22,7 +22,6 @@ from rsgrpo.analyses.answer_classes import (
     Judge,
     answer_classes,
     class_counts,
-    spelling_classes,
 )
 from rsgrpo.analyses.diversity import rarefied
 from rsgrpo.analyses.samples import Prompt, aligned, common_n, label_of, read_samples
@@ -35,11 +34,13 @@ from rsgrpo.analyses.strategies import (
     sketches,
 )
 from rsgrpo.evaluation.passk import prompt_interval
-from rsgrpo.evaluation.resampling import benchmark_views, mean_weights
+from rsgrpo.evaluation.resampling import Array, Labels, benchmark_views, mean_weights
+from rsgrpo.grading.pool import Progress
 
 Row = dict[str, Any]
 COLUMNS = ("problem", "completion", "extracted", "verdict", "correct")
 FIGURES = ("unique_answers", "unique_solutions", "unique_workings")
+GAINS = ("answers_gain", "solutions_gain", "workings_gain")
 
 
 class Drawn(NamedTuple):
@@ -68,6 +69,7 @@ def unique_rows(
     pairs: int = PAIRS,
     resamples: int = 2000,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> list[Row]:
     """Return one row for each file and benchmark, and for the mean where there are several.
 
@@ -78,22 +80,30 @@ def unique_rows(
         pairs: Comparisons of answers for a prompt at most.
         resamples: Bootstrap draws of the intervals over prompts.
         seed: Seed of the draws.
+        progress: Called with (rows read, rows) of each file.
 
     Returns:
-        Rows `{file, benchmark, n_samples, n_prompts, unique_answers, ..._low, ..._high,
-        unique_solutions, ..., unique_workings, ..., capped_prompts, undecided_pairs}`: means per
-        prompt, with 95% bootstrap intervals over prompts.
+        Rows `{file, n_samples, benchmark, n_prompts, unique_answers, unique_solutions,
+        unique_workings, capped_prompts, undecided_pairs}`: means per prompt, with 95% bootstrap
+        intervals over prompts in `..._low` and `..._high`. Several files have the columns `answers_gain`
+        and so on too: the difference to the first one, its interval paired over prompts.
 
     Raises:
         UserError: A file cannot be used, the prompts differ, or a prompt has fewer than n samples.
     """
-    prompts, drawn = aligned({str(f): read_samples(f, COLUMNS, keep_sample) for f in files})
+    prompts, drawn = aligned(
+        {str(f): read_samples(f, COLUMNS, keep_sample, progress) for f in files}
+    )
     n = common_n(n, drawn)
     rows: list[Row] = []
+    first_PF = None
     for file, samples in drawn.items():
         classes = prompt_classes([samples[prompt] for prompt in prompts], judge, pairs)
-        rows += _file_rows(label_of(Path(file)), prompts, classes, n, resamples, seed)
-    return rows
+        figures_PF = _figures(classes, n)
+        found = _file_rows(prompts, classes, figures_PF, first_PF, resamples, seed)
+        rows += [{"file": label_of(Path(file)), "n_samples": n, **row} for row in found]
+        first_PF = figures_PF if first_PF is None else first_PF
+    return rows if len(drawn) > 1 else [_without_gains(row) for row in rows]
 
 
 def keep_sample(row: Mapping[str, Any]) -> Drawn:
@@ -119,18 +129,18 @@ def prompt_classes(
         judge: Says which wrong answers are the same.
         pairs: Comparisons of answers for a prompt at most.
     """
-    texts = [[d.answered for d in drawn] for drawn in prompts if not drawn[0].on_countdown]
-    judged = iter(answer_classes(texts, judge, pairs))
+    chains = [place for place, drawn in enumerate(prompts) if drawn[0].on_countdown]
+    answers = answer_classes(
+        [[d.answered for d in drawn] for drawn in prompts], judge, pairs, chains
+    )
     return [
         PromptClasses(
             len(drawn),
-            spelling_classes([d.answered for d in drawn])
-            if drawn[0].on_countdown
-            else next(judged),
+            classes,
             _solution_counts([d.solution for d in drawn if d.solution is not None]),
             class_counts(d.workings for d in drawn if d.workings is not None),
         )
-        for drawn in prompts
+        for drawn, classes in zip(prompts, answers, strict=True)
     ]
 
 
@@ -141,35 +151,50 @@ def _solution_counts(solutions: Sequence[str | Sketch]) -> list[int]:
     return class_counts(solution for solution in solutions if isinstance(solution, str))
 
 
+def _figures(classes: Sequence[PromptClasses], n: int) -> Array:
+    counts = ((p.n, (p.answers.counts, p.solutions, p.workings)) for p in classes)
+    return np.array([[rarefied(c, drawn, n) for c in of_prompt] for drawn, of_prompt in counts])
+
+
 def _file_rows(
-    label: str,
     prompts: Sequence[Prompt],
     classes: Sequence[PromptClasses],
-    n: int,
+    figures_PF: Array,
+    first_PF: Array | None,
     resamples: int,
     seed: int,
 ) -> list[Row]:
-    figures_PF = np.array(
-        [
-            [rarefied(c, p.n, n) for c in (p.answers.counts, p.solutions, p.workings)]
-            for p in classes
-        ]
-    )
     names = [prompt.benchmark for prompt in prompts]
     rows = []
     for benchmark, chosen in benchmark_views(names):
         strata = np.asarray(names)[chosen]
-        values_F = mean_weights(strata) @ figures_PF[chosen]
-        interval = prompt_interval(figures_PF[chosen], strata, resamples=resamples, seed=seed)
         those = [c.answers for c, is_chosen in zip(classes, chosen, strict=True) if is_chosen]
-        row: Row = {"file": label, "benchmark": benchmark, "n_samples": n, "n_prompts": len(those)}
-        for name, *figure in zip(FIGURES, values_F, *interval, strict=True):
-            columns = (name, f"{name}_low", f"{name}_high")
-            row |= dict(zip(columns, map(float, figure), strict=True))
+        row: Row = {"benchmark": benchmark, "n_prompts": len(those)}
+        row |= _means(FIGURES, figures_PF[chosen], strata, resamples, seed)
+        if first_PF is None:
+            row |= {f"{name}{bound}": None for name in GAINS for bound in ("", "_low", "_high")}
+        else:
+            row |= _means(GAINS, (figures_PF - first_PF)[chosen], strata, resamples, seed)
         row["capped_prompts"] = sum(answers.capped for answers in those)
         row["undecided_pairs"] = sum(answers.undecided for answers in those)
         rows.append(row)
     return rows
+
+
+def _means(
+    names: Sequence[str], figures_PF: Array, strata: Labels, resamples: int, seed: int
+) -> Row:
+    values_F = mean_weights(strata) @ figures_PF
+    interval = prompt_interval(figures_PF, strata, resamples=resamples, seed=seed)
+    row: Row = {}
+    for name, *figure in zip(names, values_F, *interval, strict=True):
+        columns = (name, f"{name}_low", f"{name}_high")
+        row |= dict(zip(columns, map(float, figure), strict=True))
+    return row
+
+
+def _without_gains(row: Row) -> Row:
+    return {name: value for name, value in row.items() if not name.startswith(GAINS)}
 
 
 @lru_cache(maxsize=4096)

@@ -62,6 +62,15 @@ def test_the_interval_is_a_bootstrap_over_prompts(write_graded):
     assert row["unique_solutions"] == row["unique_solutions_high"] == 0.0
 
 
+def test_several_files_are_compared_prompt_by_prompt(write_graded):
+    flat = {f"p{i}": [("1", "incorrect")] * 4 for i in range(5)}
+    spread = {f"p{i}": [("1", "incorrect"), ("2", "incorrect")] * 2 for i in range(5)}
+    rows = unique_rows([write_graded("flat", flat), write_graded("spread", spread)], never)
+    gains = [[row[f"answers_gain{bound}"] for bound in ("", "_low", "_high")] for row in rows]
+    assert gains == [[None] * 3, [1.0] * 3]
+    assert rows[1]["solutions_gain"] == rows[1]["solutions_gain_high"] == 0.0
+
+
 def test_the_embedded_task_counts_trees_and_operator_sequences(write_graded):
     chains = ["2 + 3 = 5 * 4 = 20", "3 + 2 = 5 * 4 = 20", "4 * 3 = 12 + 8 = 20"]
     samples = [(chain, "correct", chain) for chain in chains]
