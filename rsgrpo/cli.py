@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rsgrpo.analyses import commands as analyses_commands
 from rsgrpo.data import commands as data_commands
 from rsgrpo.errors import UserError, explain_os_error
 from rsgrpo.evaluation import commands as evaluation_commands
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(data_commands.app, name="data")
 grading_commands.register(app)
 evaluation_commands.register(app)
+analyses_commands.register(app)
 
 # The extra that brings each package that a verb may miss.
 EXTRAS = {

@@ -139,6 +139,25 @@ def manifests(root: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
+def users_of(root: Path, folder: Path, stage: str) -> list[Path]:
+    """Return the folders of a kind of finished stages that took a finished folder as their input.
+
+    Args:
+        root: The folder of all stages' folders.
+        folder: The finished folder; one without a manifest has no users.
+        stage: The kind of stage.
+    """
+    if not _is_finished(folder):
+        return []
+    content = _sha256_of_outputs(folder)
+    files = sorted(root.glob(f"{stage}/*/{MANIFEST}"))
+    return [
+        file.parent
+        for file in files
+        if content in json.loads(file.read_text("utf-8"))["depends_on"]["inputs"].values()
+    ]
+
+
 def disk_is_full(folder: Path) -> bool:
     """Return whether the disk that holds a folder has less than 1 MiB left."""
     disk = os.statvfs(folder)

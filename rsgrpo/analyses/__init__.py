@@ -1,1 +1,1 @@
-"""One question per file, each answered with numpy alone; `analyse.py` reads and writes."""
+"""One question per file; `analyse.py` answers those of a study, `commands.py` those of files."""

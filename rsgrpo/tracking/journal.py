@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rsgrpo.config import Config, flatten
+from rsgrpo.stages import users_of
 from rsgrpo.tracking.environment import environment_snapshot
 from rsgrpo.tracking.outbox import find_spools
 from rsgrpo.tracking.progress import PROGRESS_NAME
@@ -105,6 +106,66 @@ def record_diagnosis(root: Path, run: str, rows: Sequence[Mapping[str, Any]]) ->
     if rows:
         with Spool(root / SPOOL_NAME, run) as spool:
             spool.tags({**tags, **reasons})
+
+
+def evaluation_runs(graded: Path) -> dict[str, Path]:
+    """Return the recorded evaluation runs of a graded file that a stage wrote, each with its spool.
+
+    Args:
+        graded: `ROOT/grade/NAME/graded.parquet`; any other file has no run.
+    """
+    folder = graded.resolve().parent
+    root = folder.parent.parent
+    spool = root / SPOOL_NAME
+    if not spool.exists():
+        return {}
+    known = _recorded(spool)
+    runs = [f"{score.name}-evaluation" for score in users_of(root, folder, "score")]
+    return {run: spool for run in runs if run in known}
+
+
+def attach(runs: Mapping[str, Path], name: str, text: str, folder: str) -> list[Path]:
+    """Write a page beside each spool and record it as an artifact of the run; `sync` ships it.
+
+    Args:
+        runs: The spool of each run.
+        name: File name of the page.
+        text: Its content.
+        folder: Where it lies, below the spool's folder and among the run's artifacts.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        OSError: The folder may not be written or its disk is full.
+    """
+    written = []
+    for run, path in runs.items():
+        place = path.parent / folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8")
+        with Spool(path, run) as spool:
+            spool.artifact(place, folder)
+        written.append(place)
+    return written
+
+
+def begin_note(root: Path, run: str, name: str, tags: Mapping[str, str]) -> dict[str, Path]:
+    """Record a run of its own for a result that belongs to no run of a study.
+
+    Args:
+        root: The folder whose spool takes it.
+        run: The lasting id.
+        name: The name shown.
+        tags: Short texts.
+
+    Returns:
+        The run with its spool, for `attach`.
+    """
+    with Spool(root / SPOOL_NAME, run) as spool:
+        spool.start(name, root.resolve().name, tags=tags)
+        spool.end()
+    return {run: root / SPOOL_NAME}
 
 
 def training_run(policy: str, folder: Path) -> str:
