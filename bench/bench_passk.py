@@ -37,8 +37,8 @@ def run() -> list[str]:
             prompt_interval(passk_PK, names_P, resamples=RESAMPLES),
             sampling_interval(c_P, n_P, KS, names_P, resamples=RESAMPLES),
         ),
-        lambda: resampling_loop(passk_PK.tolist(), counts, names_P, one_by_one),
-        lambda: resampling_loop(passk_PK.tolist(), counts, names_P, in_one_call),
+        lambda: resampling_loop(passk_PK.tolist(), counts, names_P, one_by_one()),
+        lambda: resampling_loop(passk_PK.tolist(), counts, names_P, in_one_call()),
         repetitions=3,
     )
     scaled, scaled_helped = (s * RESAMPLES / LOOPED_RESAMPLES for s in (looped, helped))
@@ -82,14 +82,16 @@ def resampling_loop(
     return over_prompts, over_samples
 
 
-def one_by_one(p: float, uniform: Callable[[], float] = random.Random(0).random) -> int:
-    """Return how many of N new samples are correct."""
-    return sum(uniform() < p for _ in range(N))
+def one_by_one() -> Callable[[float], int]:
+    """Return a draw of how many of N new samples are correct."""
+    uniform = random.Random(0).random
+    return lambda p: sum(uniform() < p for _ in range(N))
 
 
-def in_one_call(p: float, rng: np.random.Generator = np.random.default_rng(0)) -> int:
-    """Return the same number, drawn as one."""
-    return int(rng.binomial(N, p))
+def in_one_call() -> Callable[[float], int]:
+    """Return a draw of the same number at once."""
+    rng = np.random.default_rng(0)
+    return lambda p: int(rng.binomial(N, p))
 
 
 def _weighted(rows: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
