@@ -138,11 +138,14 @@ def read_places(text: str) -> list[Path]:
     """Return the graded files of one side: places with commas between them.
 
     Raises:
-        UserError: A place has none.
+        UserError: A place has none, or there is no place.
     """
     from rsgrpo.evaluation.graded import graded_file
 
-    return [graded_file(Path(place)) for place in text.split(",") if place]
+    places = [Path(place) for place in text.split(",") if place]
+    if not places:
+        raise UserError(f"{text!r} names no file: give a graded file or a folder with one")
+    return [graded_file(place) for place in places]
 
 
 def read_names(text: str | None) -> list[str] | None:

@@ -12,7 +12,7 @@ from rsgrpo.config import Config
 from rsgrpo.errors import UserError
 from rsgrpo.evaluation.score import passk_rows, read_prompts, score
 from rsgrpo.evaluation.statistics import powers_of_two
-from rsgrpo.records import PassKRow
+from rsgrpo.records import PassKRow, StatisticRow
 
 IDENTITY = {"policy": "rs_grpo-beta4-seed1", "method": "rs_grpo", "risk_beta": 4.0, "seed": 1}
 PROMPT = "7 2 6 > 26 :"
@@ -104,3 +104,36 @@ def test_score_refuses_a_sample_graded_twice(tmp_path):
     write_graded(tmp_path / "graded.parquet", counts("a", "1", 1, 2) + counts("a", "1", 1, 1))
     with pytest.raises(UserError, match="sample 0 of problem 1 twice"):
         score(Config(), graded=tmp_path, identity=IDENTITY, out=tmp_path / "out")
+
+
+def test_score_writes_all_three_metrics_with_the_means_that_there_are(tmp_path):
+    rows = counts("a", "1", 3, 8) + counts("b", "1", 2, 8) + counts("c", "1", 2, 4)
+    write_graded(tmp_path / "graded.parquet", rows)
+    config = Config.model_validate(
+        {
+            "data": {"source": "jsonl", "train": "t.jsonl"},
+            "grading": {"verifier": "math_verify"},
+            "evaluation": {"ks": (1, 4, 8, 16), "headline_k": 4},
+        }
+    )
+    score(config, graded=tmp_path, identity=IDENTITY, out=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    assert set(found[0]) == {*IDENTITY, *StatisticRow._fields}
+    places = [
+        *((name, k) for name in "ab" for k in (1, 4, 8)),
+        ("c", 1),
+        ("c", 4),
+        ("mean", 1),
+        ("mean", 4),
+        ("mean of 2 (without c)", 8),
+    ]
+    for metric in ("pass@k", "maj@k"):
+        rows = [row for row in found if row["metric"] == metric]
+        assert [(row["benchmark"], row["k"]) for row in rows] == places
+    passk = json.loads((tmp_path / "out" / "passk.json").read_text())
+    assert {row["benchmark"] for row in passk} == {"a", "b", "c", "mean"}
+    same = {
+        (row["benchmark"], row["k"]): row["value"] for row in found if row["metric"] == "pass@k"
+    }
+    for row in passk:
+        assert row["pass_at_k"] == pytest.approx(same[row["benchmark"], row["k"]], abs=1e-12)
