@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rsgrpo.errors import UserError, unknown
 from rsgrpo.evaluation.graded import graded_batches
+from rsgrpo.grading.normalise import normalise
 
 if TYPE_CHECKING:
     import pyarrow
@@ -133,8 +134,11 @@ def _read_file(path: Path, votes: bool) -> Answers:
 
 
 def answer_class(text: str) -> str:
-    """Return what stands for an answer when votes are counted: equal ones have it in common."""
-    return digest_of_long(text.strip())
+    r"""Return what stands for an answer when votes are counted: equal ones have it in common.
+
+    Spellings that the grader takes for one at sight, such as `\dfrac{1}{2}` and `\frac{1}{2}`, are.
+    """
+    return digest_of_long(normalise(text.strip()))
 
 
 def digest_of_long(text: str) -> str:

@@ -41,14 +41,15 @@ def test_rows_in_any_order_and_over_many_batches_count_alike(tmp_path: Path) -> 
         assert (c, n, votes.tolist()) == (times, 5 * times, [times] * 4)
 
 
-def test_correct_answers_are_one_class_and_space_around_an_answer_makes_none(
+def test_correct_answers_are_one_class_and_so_are_spellings_of_one_wrong_answer(
     tmp_path: Path,
 ) -> None:
-    rows = samples("a", "1", "ccxx")
-    for row, text in zip(rows, ("1/2", "0.5", " 7", "7 "), strict=True):
+    rows = samples("a", "1", "ccxxyy")
+    texts = ("1/2", "0.5", " 7", "7 ", r"\dfrac{1}{3}", r"\frac{1}{3}")
+    for row, text in zip(rows, texts, strict=True):
         row["extracted"] = text
     found = read_answers([write(tmp_path / "g.parquet", rows)])
-    assert found.votes_P is not None and found.votes_P[0].tolist() == [2, 2]
+    assert found.votes_P is not None and found.votes_P[0].tolist() == [2, 2, 2]
 
 
 def test_long_answers_are_told_apart_though_only_a_digest_is_kept(tmp_path: Path) -> None:
