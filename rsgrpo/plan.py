@@ -112,8 +112,11 @@ def planned_draws(config: Config) -> tuple[Draws, ...]:
         problems: dict[str, int | None] = dict.fromkeys(TIERS, data.prompts_per_tier)
     else:
         problems = {name: _rows(place, data.limit) for name, place in data.benchmarks.items()}
+    if sampling.benchmarks:
+        problems = {name: rows for name, rows in problems.items() if name in sampling.benchmarks}
     return tuple(
-        Draws(name, count, sampling.n_of.get(name, sampling.n)) for name, count in problems.items()
+        Draws(name, _fewer(count, sampling.limit), sampling.n_of.get(name, sampling.n))
+        for name, count in problems.items()
     )
 
 
@@ -125,7 +128,11 @@ def _rows(place: str | Path, limit: int | None) -> int | None:
         rows = sum(1 for line in Path(place).read_bytes().splitlines() if line.strip())
     else:
         return None
-    return rows if limit is None else min(rows, limit)
+    return _fewer(rows, limit)
+
+
+def _fewer(rows: int | None, limit: int | None) -> int | None:
+    return rows if rows is None or limit is None else min(rows, limit)
 
 
 def _completions(draws: tuple[Draws, ...], policies: int) -> int | None:

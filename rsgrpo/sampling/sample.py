@@ -130,6 +130,8 @@ def sample(
     draws = samples_of(settings, list(problems))
     bound = settings_of(policy, problems, settings, prompt)
     bind_settings(out, bound, draws)
+    for torn in out.glob("*/part-*.partial"):
+        torn.unlink()
     adopt(out, bound, draws, neighbours)
     missing = plan_parts(problems, draws, settings.batch_size, settings.seed, out)
     if missing:
