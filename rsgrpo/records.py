@@ -81,3 +81,23 @@ class PassKRow(NamedTuple):
     sampling_high: float
     n_samples: int
     n_prompts: int
+
+
+class StatisticRow(NamedTuple):
+    """One measured point of any of the three metrics, in [0, 1]; intervals as in `PassKRow`.
+
+    `metric` is `pass@k`, `avg@n` (mean accuracy over all samples; k is None) or `maj@k`.
+    `benchmark` may be `mean`, over all benchmarks, or say which mean it is: `mean of 5 (without
+    math500)`. `n_samples` is the fewest of a prompt.
+    """
+
+    metric: str
+    benchmark: str
+    k: int | None
+    value: float
+    low: float
+    high: float
+    sampling_low: float
+    sampling_high: float
+    n_samples: int
+    n_prompts: int

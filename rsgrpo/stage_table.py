@@ -54,11 +54,11 @@ STAGES: dict[str, Stage] = {
     "score": Stage(
         "rsgrpo.evaluation.score:score",
         ("evaluation", "grading"),
-        ("evaluation", "data/countdown.py"),
+        ("evaluation", "data/countdown.py", "grading/normalise.py"),
     ),
     "analyse": Stage(
         "rsgrpo.analyses.analyse:analyse",
         ("data", "evaluation", "study", "sampling"),
-        ("evaluation", "analyses"),
+        ("evaluation", "analyses", "grading/normalise.py"),
     ),
 }

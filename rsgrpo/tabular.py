@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 
 
@@ -20,6 +22,15 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in cells
     )
+
+
+def comma_separated(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as CSV under the names of their columns; None is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0] if rows else ())
+    writer.writerows(row.values() for row in rows)
+    return text.getvalue().rstrip("\n")
 
 
 def _text(value: object) -> str:

@@ -20,18 +20,19 @@ Overrides = Annotated[
 ]
 Root = Annotated[Path, typer.Option("--out", help="Folder of all results; reused and resumed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print rows as JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")]
 
 
-def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as a table, their warnings on stderr; or as JSON."""
+def print_rows(rows: list[dict[str, Any]], as_json: bool, as_csv: bool = False) -> None:
+    """Print rows as a table or CSV, each of their warnings once on stderr; or as JSON."""
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    from rsgrpo.tabular import table
+    from rsgrpo.tabular import comma_separated, table
 
     warnings = [warning for row in rows for warning in row.pop("warnings", [])]
-    typer.echo(table(rows))
-    for warning in warnings:
+    typer.echo(comma_separated(rows) if as_csv else table(rows))
+    for warning in dict.fromkeys(warnings):
         print(f"warning: {warning}", file=sys.stderr)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def required(name: str) -> bool:
 def missing(name: str, reason: str) -> None:
     """Skip the test that needs `name`, or fail it where `name` is required."""
     (pytest.fail if required(name) else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep verdicts of tests, and of what they start, out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSGRPO_CACHE", str(tmp_path_factory.mktemp("verdicts")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -48,11 +48,14 @@ def test_help_imports_nothing_heavy() -> None:
         "evaluate",
         "grade",
         "passk",
+        "compare",
         "bandit",
         "sync",
         "report",
         "data",
         "analyse",
+        "cases",
+        "serve",
     ):
         assert f" {verb} " in done.stdout
 
@@ -68,6 +71,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["grade", "nowhere.jsonl", "-o", "out.parquet"], "nowhere.jsonl does not exist"),
         (["passk", "nowhere.parquet"], "nowhere.parquet"),
         (["passk", "x.parquet", "--k", "one"], "--k is 'one'"),
+        (["compare", "a.parquet", "b.parquet"], "a.parquet does not exist"),
+        (["evaluate", "no/such/policy"], "no/such/policy does not exist"),
+        (["evaluate", "--samples", "4", "--rollouts", "x.jsonl"], "leave --samples out"),
         (["grade", "x.jsonl", "-o", "y.parquet", "--timeout", "-1"], "timeout"),
         (["report", "nowhere"], "nowhere"),
         (["sync", "nowhere"], "nowhere is not a folder"),
@@ -119,11 +125,15 @@ def test_real_rollouts_are_graded_and_scored(shared_data: Path, tmp_path: Path) 
     assert "correct 729" in rsgrpo("grade", str(rollouts), "-o", str(graded)).stdout
     done = rsgrpo("passk", str(graded), "--k", "1,2,4,8", "--json")
     rows = json.loads(done.stdout)
-    assert [row["k"] for row in rows] == [1, 2, 4, 8]
-    assert rows[0]["pass_at_k"] == pytest.approx(729 / 800)
+    assert [(row["metric"], row["k"]) for row in rows] == [
+        *(("pass@k", k) for k in (1, 2, 4, 8)),
+        ("avg@n", None),
+        *(("maj@k", k) for k in (1, 2, 4, 8)),
+    ]
+    assert rows[0]["value"] == pytest.approx(729 / 800)
     for row in rows:
         assert row["benchmark"] == "qwen25math_cot100x8"
-        assert row["low"] <= row["pass_at_k"] <= row["high"]
+        assert row["low"] <= row["value"] <= row["high"]
         assert (row["n_samples"], row["n_prompts"]) == (8, 100)
 
 

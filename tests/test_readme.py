@@ -72,7 +72,7 @@ def rsgrpo(folder: Path, *arguments: str) -> str:
 def test_the_example_of_ones_own_data_trains_and_evaluates(folder: Path) -> None:
     small = [word for override in SMALL for word in ("--set", override)]
     trained = rsgrpo(folder, "train", "-c", "my_study.yaml", *small).strip().splitlines()[-1]
-    printed = rsgrpo(folder, "evaluate", "-c", "my_study.yaml", *small, "--policy", trained)
+    printed = rsgrpo(folder, "evaluate", trained, "-c", "my_study.yaml", *small)
     for benchmark in ("aime24", "math500", "my_benchmark"):
         assert benchmark in printed
 

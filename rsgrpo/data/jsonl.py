@@ -12,7 +12,7 @@ from rsgrpo.records import Problem
 
 
 def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    r"""Yield `(line number, row)` for each line, split on "\n" alone.
+    r"""Yield `(line number, row)` for each line, split on "\n" alone, one line in memory at a time.
 
     Args:
         path: A UTF-8 file with one JSON object a line; blank lines are skipped.
@@ -22,14 +22,16 @@ def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[s
         UserError: The file is missing or not UTF-8, a line is no JSON object, or a key is missing.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        stream = path.open("rb")
     except FileNotFoundError:
         raise UserError(f"file {path} does not exist: check the path") from None
-    except UnicodeDecodeError as fault:
-        raise UserError(f"file {path} is not UTF-8 at byte {fault.start}: convert it") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, _parse(line, path, number, required)
+    with stream:
+        begin = 0
+        for number, line in enumerate(stream, 1):
+            text = _decode(line, path, number, begin)
+            begin += len(line)
+            if text.strip():
+                yield number, _parse(text, path, number, required)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -65,11 +67,24 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     write_rows(path, (problem._asdict() for problem in problems))
 
 
+def _decode(line: bytes, path: Path, number: int, begin: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise UserError(
+            f"file {path}, line {number} is not UTF-8 at byte {begin + fault.start} of the file: "
+            "convert it"
+        ) from None
+
+
 def _parse(line: str, path: Path, number: int, required: Sequence[str]) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as fault:
         reason = f"is not valid JSON ({fault.msg} at column {fault.colno})"
+        raise UserError(f"file {path}, line {number} {reason}: mend or remove it") from None
+    except (ValueError, RecursionError):
+        reason = "holds a number too long or a list too deep to be read"
         raise UserError(f"file {path}, line {number} {reason}: mend or remove it") from None
     if not isinstance(row, dict):
         raise UserError(f"file {path}, line {number} is not a JSON object: write one row a line")

@@ -105,6 +105,21 @@ def paired_difference(
     return Difference(difference_K, low_K, high_K, _p_value(differences_RK))
 
 
+def holm(p_values: Sequence[float] | Array) -> Array:
+    """Return p-values corrected for their number, in the order given; NaN is no test.
+
+    "A Simple Sequentially Rejective Multiple Test Procedure", Holm 1979: the smallest of m is
+    multiplied by m, the next by m - 1 and so on, none is below the one before it or above 1.
+    """
+    p_K = np.asarray(p_values, np.float64)
+    tested = np.flatnonzero(~np.isnan(p_K))
+    order = tested[np.argsort(p_K[tested], kind="stable")]
+    corrected_K = np.full(p_K.shape, np.nan)
+    raised = p_K[order] * np.arange(len(order), 0, -1)
+    corrected_K[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
+    return corrected_K
+
+
 def resampled_methods(
     methods: Sequence[Array], benchmarks_P: Labels, *, resamples: int, seed: int
 ) -> list[Array]:

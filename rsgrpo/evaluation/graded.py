@@ -26,16 +26,19 @@ def graded_file(place: Path) -> Path:
     return file
 
 
-def graded_batches(path: Path, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
+def graded_batches(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[pyarrow.RecordBatch]:
     """Yield some columns of a Parquet file of graded completions, a few thousand rows at a time.
 
     Args:
         path: The file.
         columns: Names of the columns to read; nothing else is loaded.
+        optional: Further ones, read where the file has them.
 
     Raises:
-        UserError: The file is missing, no Parquet, empty or without a column, or benchmark,
-            problem_id or correct has an empty value.
+        UserError: The file is missing, no Parquet, damaged, empty or without a column, or
+            benchmark, problem_id, sample_index or correct has an empty value.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -50,9 +53,21 @@ def graded_batches(path: Path, columns: Sequence[str]) -> Iterator[pyarrow.Recor
         _check_schema(path, file.schema_arrow, columns)
         if not file.metadata.num_rows:
             raise UserError(f"{path} holds no rows: grade at least one completion first")
-        for batch in file.iter_batches(batch_size=8192, columns=list(columns)):
+        wanted = [*columns, *(name for name in optional if name in file.schema_arrow.names)]
+        batches = file.iter_batches(batch_size=8192, columns=wanted)
+        while batch := _next(path, batches):
             _refuse_ungraded(path, batch)
             yield batch
+
+
+def _next(path: Path, batches: Iterator[pyarrow.RecordBatch]) -> pyarrow.RecordBatch | None:
+    import pyarrow as pa
+
+    try:
+        return next(batches, None)
+    except (OSError, pa.ArrowException) as fault:
+        detail = " ".join(str(fault).split())
+        raise UserError(f"{path} is damaged ({detail}): write it again") from None
 
 
 def _check_schema(path: Path, schema: Any, columns: Sequence[str]) -> None:
@@ -68,6 +83,6 @@ def _check_schema(path: Path, schema: Any, columns: Sequence[str]) -> None:
 
 
 def _refuse_ungraded(path: Path, batch: Any) -> None:
-    for name in ("benchmark", "problem_id", "correct"):
+    for name in ("benchmark", "problem_id", "sample_index", "correct"):
         if name in batch.schema.names and batch.column(name).null_count:
             raise UserError(f"{path}: column {name} has an empty value: grade every completion")

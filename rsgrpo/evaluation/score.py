@@ -1,4 +1,4 @@
-"""From graded completions to pass@k rows: the stage `score` and the verb `rsgrpo passk`."""
+"""From graded completions to rows of pass@k: the stage `score`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from rsgrpo.config import Config, EvaluationConfig
-from rsgrpo.errors import UserError
-from rsgrpo.evaluation.graded import graded_batches
+from rsgrpo.evaluation.answers import digest_of_long, read_answers
+from rsgrpo.evaluation.graded import GRADED, graded_batches
 from rsgrpo.evaluation.passk import (
     Counts,
     mean_pass_at_k,
@@ -23,11 +23,11 @@ from rsgrpo.evaluation.passk import (
 )
 from rsgrpo.evaluation.prompts import ExpressionTask, GradedSample, PromptScore, score_prompt
 from rsgrpo.evaluation.resampling import benchmark_views
+from rsgrpo.evaluation.statistics import statistic_rows
 from rsgrpo.records import PassKRow
 
+STATISTICS = "statistics.json"
 _FIGURES = ("pass_at_k", "low", "high", "sampling_low", "sampling_high")
-_ANONYMOUS = {"policy": "", "method": "", "risk_beta": None, "seed": 0}
-_COLUMNS_OF_PASSK = ("benchmark", "problem_id", "correct")
 _COLUMNS_OF_SCORE = (
     "benchmark",
     "problem_id",
@@ -71,55 +71,16 @@ def passk_rows(
     return rows
 
 
-def passk_file(
-    graded: Path,
-    ks: Sequence[int] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Return pass@k of a graded Parquet file, for the verb `rsgrpo passk`.
-
-    Args:
-        graded: File with at least the columns benchmark, problem_id and correct.
-        ks: The values of k; None: powers of two up to the smallest number of samples.
-        resamples: Bootstrap draws of both intervals.
-        seed: Seed of the draws.
-
-    Returns:
-        Rows `{benchmark, k, pass_at_k, low, high, sampling_low, sampling_high, n_samples,
-        n_prompts, warnings}`; figures are None where a prompt has fewer than k samples, and
-        `warnings` says so, as it does for k above n/4.
-
-    Raises:
-        UserError: The file is missing, no Parquet, empty or without a needed column, or a k is
-            not positive or above every n.
-    """
-    benchmarks_P, correct_P, n_P = _counts_of_file(graded)
-    ks = powers_of_two(min(n_P)) if ks is None else _usable_ks(ks, max(n_P))
-    rows = passk_rows(
-        benchmarks_P,
-        correct_P,
-        n_P,
-        identity=_ANONYMOUS,
-        ks=ks,
-        resamples=resamples,
-        seed=seed,
-    )
-    return [_public(row) for row in rows]
-
-
-def powers_of_two(largest: int) -> tuple[int, ...]:
-    """Return 1, 2, 4, ... up to `largest`."""
-    return tuple(1 << power for power in range(largest.bit_length()))
-
-
 def reported_ks(settings: EvaluationConfig) -> tuple[int, ...]:
     """Return the configured values of k in order, 1 and the headline's always among them."""
     return tuple(sorted({1, settings.headline_k, *settings.ks}))
 
 
 def score(config: Config, *, graded: Path, identity: Mapping[str, Any], out: Path) -> None:
-    """Score one policy: write `prompts.parquet` and `passk.json` into `out`.
+    """Score one policy: write `prompts.parquet`, `passk.json` and `statistics.json` into `out`.
+
+    `passk.json` holds pass@k alone, `statistics.json` also avg@n and maj@k and means over fewer
+    benchmarks than all, as `StatisticRow` with the policy's identity.
 
     Args:
         config: Its evaluation branch says which k (1 and the headline's are always among them) and
@@ -135,7 +96,8 @@ def score(config: Config, *, graded: Path, identity: Mapping[str, Any], out: Pat
             twice.
     """
     task = _expression_task() if config.grading.verifier == "countdown" else None
-    prompts = list(_prompt_scores(graded / "graded.parquet", task))
+    answers = read_answers([graded / GRADED])
+    prompts = list(_prompt_scores(graded / GRADED, task))
     settings = config.evaluation
     rows = passk_rows(
         [prompt.benchmark for prompt in prompts],
@@ -146,10 +108,14 @@ def score(config: Config, *, graded: Path, identity: Mapping[str, Any], out: Pat
         resamples=settings.resamples,
         seed=settings.seed,
     )
-    kept = [row._asdict() for row in rows if not math.isnan(row.pass_at_k)]
+    ks, resamples = reported_ks(settings), settings.resamples
+    statistics = statistic_rows(answers, ks, resamples=resamples, seed=settings.seed)
     out.mkdir(parents=True, exist_ok=True)
     _write_prompts(prompts, out / "prompts.parquet")
-    (out / "passk.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    kept = [row._asdict() for row in rows if not math.isnan(row.pass_at_k)]
+    _write_rows(kept, out / "passk.json")
+    known = [{**identity, **row._asdict()} for row in statistics if not math.isnan(row.value)]
+    _write_rows(known, out / STATISTICS)
 
 
 def read_prompts(path: Path) -> list[PromptScore]:
@@ -185,48 +151,10 @@ def _rows_of(
     return rows
 
 
-def _public(row: PassKRow) -> dict[str, Any]:
-    fields = {name: value for name, value in row._asdict().items() if name not in _ANONYMOUS}
-    figures = {name: None if math.isnan(fields[name]) else fields[name] for name in _FIGURES}
-    return {**fields, **figures, "warnings": _warnings(row)}
-
-
-def _warnings(row: PassKRow) -> list[str]:
-    where = f"{row.benchmark}, k={row.k}"
-    if math.isnan(row.pass_at_k):
-        return [f"{where}: not defined, a prompt has only n={row.n_samples} samples"]
-    if row.k > row.n_samples / 4:
-        limit = f"n/4 = {row.n_samples / 4:g}"
-        return [f"{where}: k is above {limit}, so its intervals are not to be trusted"]
-    return []
-
-
-def _usable_ks(ks: Sequence[int], largest_n: int) -> tuple[int, ...]:
-    if not ks or min(ks) < 1:
-        raise UserError(f"k is {list(ks)}: give integers of at least 1, such as --k 1,2,4,8")
-    if min(ks) > largest_n:
-        raise UserError(
-            f"k={min(ks)} is above the {largest_n} samples that a prompt has at most: choose a "
-            f"smaller k or draw more samples"
-        )
-    return tuple(dict.fromkeys(ks))
-
-
 def _expression_task() -> ExpressionTask:
     from rsgrpo.data import countdown
 
     return ExpressionTask(countdown.canonical_tree, countdown.solutions)
-
-
-def _counts_of_file(graded: Path) -> tuple[list[str], list[int], list[int]]:
-    counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for batch in graded_batches(graded, _COLUMNS_OF_PASSK):
-        for row in batch.to_pylist():
-            count = counts[row["benchmark"], row["problem_id"]]
-            count[0] += row["correct"]
-            count[1] += 1
-    benchmarks = [benchmark for benchmark, _ in counts]
-    return benchmarks, [c for c, _ in counts.values()], [n for _, n in counts.values()]
 
 
 def _prompt_scores(graded: Path, task: ExpressionTask | None) -> Iterator[PromptScore]:
@@ -236,23 +164,23 @@ def _prompt_scores(graded: Path, task: ExpressionTask | None) -> Iterator[Prompt
         for row in batch.to_pylist():
             key = (row["benchmark"], row["problem_id"])
             problems.setdefault(key, row["problem"])
-            samples[key].append(_graded_sample(row))
+            samples[key].append(_graded_sample(row, as_digest=task is None))
     for key, drawn in samples.items():
-        _refuse_doubles(graded, key[1], drawn)
         yield score_prompt(*key, problems[key], drawn, task)
 
 
-def _graded_sample(row: Mapping[str, Any]) -> GradedSample:
-    # A wrong completion's text counts nowhere: dropping it keeps long reasoning out of memory.
-    completion = row["completion"] if row["correct"] else ""
-    return GradedSample(row["sample_index"], completion, row["extracted"] or "", row["correct"])
+def _graded_sample(row: Mapping[str, Any], as_digest: bool) -> GradedSample:
+    # Only a correct completion's text counts, and where nobody reads it, only what it is equal to:
+    # long reasoning stays out of memory.
+    completion = row["completion"].strip() if row["correct"] else ""
+    if as_digest:
+        completion = digest_of_long(completion)
+    extracted = digest_of_long(row["extracted"] or "")
+    return GradedSample(row["sample_index"], completion, extracted, row["correct"])
 
 
-def _refuse_doubles(graded: Path, problem_id: str, samples: Sequence[GradedSample]) -> None:
-    if len({sample.sample_index for sample in samples}) < len(samples):
-        raise UserError(
-            f"{graded} holds a sample of problem {problem_id} twice: grade each sample once"
-        )
+def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def _write_prompts(prompts: Sequence[PromptScore], path: Path) -> None:

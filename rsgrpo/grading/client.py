@@ -67,10 +67,10 @@ class Supervisor:
         try:
             if not self._channel.poll(self._patience):
                 raise SupervisorDiedError
-            number, verdict, extracted = self._channel.recv()
+            number, *result = self._channel.recv()
         except (EOFError, ConnectionError):
             raise SupervisorDiedError from None
-        return number, Check(verdict, extracted)
+        return number, Check(*result)
 
     def stop(self) -> None:
         """End the process and its workers."""

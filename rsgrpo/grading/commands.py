@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rsgrpo.terminal import progress_of
+from rsgrpo.terminal import AsJson, progress_of
 
 
 def register(app: typer.Typer) -> None:
@@ -23,11 +24,29 @@ def grade(
     ),
     timeout: Annotated[float, typer.Option(help="Seconds for one answer.")] = 5.0,
     workers: Annotated[int, typer.Option(help="Grading processes.")] = 1,
+    max_chars: Annotated[
+        int, typer.Option(help="A text to be judged that is longer is an error, unchecked.")
+    ] = 100_000,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="Benchmark of every row; by default its column, or else the file name."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Grade completions with Math-Verify in processes that can be killed."""
+    """Grade completions with Math-Verify in processes that can be killed.
+
+    Verdicts are shared with other runs: $RSGRPO_CACHE, or ~/.cache/rsgrpo.
+    """
     from rsgrpo.config import math_grading
     from rsgrpo.grading.files import grade_file
 
-    grading = math_grading(extract=extract, timeout=timeout, workers=workers)
-    summary = grade_file(rollouts, out, grading, progress=progress_of("graded"))
-    typer.echo("  ".join(f"{name} {value:.6g}" for name, value in summary._asdict().items()))
+    grading = math_grading(extract=extract, timeout=timeout, workers=workers, max_chars=max_chars)
+    summary = grade_file(rollouts, out, grading, benchmark, progress_of("graded"))._asdict()
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        typer.echo("  ".join(f"{name} {_shown(value)}" for name, value in summary.items()))
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

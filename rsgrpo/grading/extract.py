@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _TOKENS = re.compile(
     r"(?P<box>\\(?:boxed|fbox)\s*\{)"
     r"|\\\\(?!(?:boxed|fbox)\s*\{)"
@@ -24,9 +25,18 @@ def last_boxed(text: str) -> str | None:
     Returns:
         The content ("" for an empty box), or None where no box is closed.
     """
+    # Nearly always the last box is closed, and what comes before it need not be read.
+    begin = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if begin < 0:
+        return None
+    content = _last_balanced(text, begin) if _BOX.match(text, begin) else None
+    return _last_balanced(text, 0) if content is None else content
+
+
+def _last_balanced(text: str, begin: int) -> str | None:
     starts: list[int | None] = []
     last: tuple[int, int] | None = None
-    for token in _TOKENS.finditer(text):
+    for token in _TOKENS.finditer(text, begin):
         if token["box"]:
             starts.append(token.end())
         elif token["open"]:

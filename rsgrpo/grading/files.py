@@ -1,43 +1,30 @@
-"""Grading a file of rollouts into a file of verdicts."""
+"""Grading rollouts into a Parquet file of verdicts, a few thousand rows at a time."""
 
 from __future__ import annotations
 
 import os
-import reprlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsgrpo.config import GradingConfig
-from rsgrpo.data.jsonl import read_rows
-from rsgrpo.errors import UserError, explain_os_error
+from rsgrpo.errors import UserError
 from rsgrpo.grading.grade import grade
-from rsgrpo.grading.pool import GradingPool, Progress
-from rsgrpo.records import Answer, Verdict
+from rsgrpo.grading.pool import GradingPool
+from rsgrpo.grading.rollouts import Rollout, count_rows, explained, read_rollouts
+from rsgrpo.grading.sheet import Progress
+from rsgrpo.records import Verdict
 
 if TYPE_CHECKING:
     import pyarrow
 
-REQUIRED = ("problem_id", "problem", "answer", "sample_index", "completion")
-OPTIONAL = ("n_tokens", "truncated")
-
-_KINDS: dict[type, str] = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-}
-
-
-class Rollout(NamedTuple):
-    """A row of a rollouts file; `n_tokens` and `truncated` are None where the file has none."""
-
-    answer: Answer
-    n_tokens: int | None
-    truncated: bool | None
+_BATCH_ROWS = 8192
+_BATCH_CHARS = 2**25
+# Completions hardly repeat: a dictionary of them would only be built and thrown away.
+_REPEATED = ("benchmark", "problem_id", "problem", "answer", "extracted", "verdict")
 
 
 class GradeSummary(NamedTuple):
@@ -53,21 +40,6 @@ class GradeSummary(NamedTuple):
     seconds: float
 
 
-def read_rollouts(path: Path) -> list[Answer]:
-    """Read completions to be graded.
-
-    Args:
-        path: JSON lines, or Parquet where the name ends in `.parquet`; rows `{problem_id, problem,
-            answer, sample_index, completion}` and, where known, `n_tokens` and `truncated`.
-
-    Raises:
-        UserError: The file cannot be read or is empty, or a row lacks a value, holds one of the
-            wrong kind, or has the problem_id and sample_index of another; the sentence names the
-            line (the row of a Parquet file).
-    """
-    return [rollout.answer for rollout in _read(path)]
-
-
 def grade_file(
     rollouts: Path,
     out: Path,
@@ -81,21 +53,48 @@ def grade_file(
         rollouts: What `read_rollouts` reads.
         out: The Parquet file to write; it appears whole or not at all.
         config: The verifier and its limits.
-        benchmark: The name that `out` gives the rows; by default the stem of `rollouts`.
+        benchmark: The name that `out` gives the rows; by default what `rollouts` says in a column
+            `benchmark`, or else its stem.
         progress: Called with (rows graded, rows) as the grading goes on.
 
     Raises:
         UserError: As in `read_rollouts`, or `out` cannot be written.
     """
+    total = count_rows(rollouts) if progress else 0
+    return grade_rows(read_rollouts(rollouts, benchmark), out, config, total, progress)
+
+
+def grade_rows(
+    rollouts: Iterable[Rollout],
+    out: Path,
+    config: GradingConfig,
+    total: int = 0,
+    progress: Progress | None = None,
+) -> GradeSummary:
+    """Grade rows and write them with their verdicts, in their order.
+
+    Args:
+        rollouts: The rows; only some thousands of them are held at a time.
+        out: The Parquet file to write; it appears whole or not at all.
+        config: The verifier and its limits.
+        total: How many rows there are, for `progress`; 0 where that is not known.
+        progress: Called with (rows graded, rows) as the grading goes on.
+
+    Raises:
+        UserError: `out` cannot be written, or the verifier needs a package that is not installed.
+    """
     start = time.monotonic()
-    read = _read(rollouts)
-    _assert_writable(out)
-    with GradingPool.from_config(config) as pool:
-        verdicts = grade([rollout.answer for rollout in read], config, pool, progress)
-    _write(_table(read, verdicts, benchmark or rollouts.stem), out)
-    counts = Counter(verdict.verdict for verdict in verdicts)
+    counts: Counter[str] = Counter()
+    with GradingPool.from_config(config) as pool, _written(out) as write:
+        for batch in _batches(rollouts):
+            answers = [rollout.answer for rollout in batch]
+            verdicts = grade(answers, config, pool, _shifted(progress, counts.total(), total))
+            write(_record_batch(batch, verdicts))
+            counts.update(verdict.verdict for verdict in verdicts)
+    if progress:
+        progress(counts.total(), counts.total())
     return GradeSummary(
-        rows=len(verdicts),
+        rows=counts.total(),
         correct=counts["correct"],
         incorrect=counts["incorrect"],
         no_answer=counts["no_answer"],
@@ -110,17 +109,19 @@ def graded_schema() -> pyarrow.Schema:
     """Return the columns of a file of verdicts."""
     import pyarrow as pa
 
-    text, flag = pa.string(), pa.bool_()
+    text, whole, real, flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
     return pa.schema(
         [
             pa.field("benchmark", text, nullable=False),
             pa.field("problem_id", text, nullable=False),
             pa.field("problem", text, nullable=False),
             pa.field("answer", text, nullable=False),
-            pa.field("sample_index", pa.int64(), nullable=False),
+            pa.field("sample_index", whole, nullable=False),
             pa.field("completion", text, nullable=False),
-            pa.field("n_tokens", pa.int64()),
+            pa.field("n_tokens", whole),
             pa.field("truncated", flag),
+            pa.field("logprob", real),
+            pa.field("mean_entropy", real),
             pa.field("extracted", text, nullable=False),
             pa.field("verdict", text, nullable=False),
             pa.field("correct", flag, nullable=False),
@@ -128,144 +129,79 @@ def graded_schema() -> pyarrow.Schema:
     )
 
 
-def _read(path: Path) -> list[Rollout]:
-    met_at: dict[tuple[str, int], str] = {}
-    rollouts = []
-    with _explained(path):
-        for place, row in _rows(path):
-            rollout = _rollout(row, f"file {path}, {place}")
-            key = (rollout.answer.problem_id, rollout.answer.sample_index)
-            if key in met_at:
-                raise UserError(
-                    f"file {path}, {place}: problem_id {key[0]!r} with sample_index {key[1]} was "
-                    f"met at {met_at[key]} already: remove or renumber one of them"
-                )
-            met_at[key] = place
-            rollouts.append(rollout)
-    if not rollouts:
-        raise UserError(f"file {path} holds no rollout: give it rows of {{{', '.join(REQUIRED)}}}")
-    return rollouts
+def _batches(rollouts: Iterable[Rollout]) -> Iterator[list[Rollout]]:
+    batch: list[Rollout] = []
+    chars = 0
+    for rollout in rollouts:
+        batch.append(rollout)
+        chars += len(rollout.answer.completion)
+        if len(batch) == _BATCH_ROWS or chars >= _BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.suffix == ".parquet":
-        return ((f"row {number}", row) for number, row in enumerate(_parquet_rows(path), 1))
-    return ((f"line {number}", row) for number, row in read_rows(path, REQUIRED))
+def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    if progress is None or not total:
+        return None
+    return lambda done, _: progress(min(before + done, total - 1), total)
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with path.open("rb") as stream:
-            file = pq.ParquetFile(stream)
-            names = file.schema_arrow.names
-            missing = [name for name in REQUIRED if name not in names]
-            if missing:
-                raise UserError(f"file {path} has no column {missing[0]!r}: every row needs it")
-            columns = [*REQUIRED, *(name for name in OPTIONAL if name in names)]
-            for batch in file.iter_batches(columns=columns):
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as fault:
-        detail = " ".join(str(fault).split())
-        raise UserError(f"file {path} is not valid Parquet: {detail}") from None
-
-
-def _rollout(row: dict[str, Any], where: str) -> Rollout:
-    sample_index = _value(row, "sample_index", (int,), where)
-    if sample_index < 0:
-        raise UserError(f"{where}: sample_index is {sample_index}: number the samples from 0")
-    truncated = _optional(row, "truncated", bool, where)
-    answer = Answer(
-        problem_id=_clean(str(_value(row, "problem_id", (str, int), where))),
-        problem=_clean(_value(row, "problem", (str,), where)),
-        answer=_clean(str(_value(row, "answer", (str, int, float), where))),
-        sample_index=sample_index,
-        completion=_clean(_value(row, "completion", (str,), where)),
-        truncated=bool(truncated),
-    )
-    if not answer.answer.strip():
-        raise UserError(f"{where} has an empty answer: give the gold answer")
-    return Rollout(answer, _optional(row, "n_tokens", int, where), truncated)
-
-
-def _value(row: dict[str, Any], key: str, kinds: tuple[type, ...], where: str) -> Any:
-    value = row[key]
-    if value is None:
-        raise UserError(f"{where} has no {key!r}: every row needs it")
-    if type(value) not in kinds or not _fits(value):
-        kind = " or ".join(_KINDS[kind] for kind in kinds)
-        raise UserError(f"{where}: {key} is {reprlib.repr(value)}: make it {kind}")
-    return value
-
-
-def _optional(row: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    return None if row.get(key) is None else _value(row, key, (kind,), where)
-
-
-def _fits(value: object) -> bool:
-    return not isinstance(value, int) or -(2**63) <= value < 2**63
-
-
-def _clean(text: str) -> str:
-    # JSON may hold half of a surrogate pair, which neither UTF-8 nor Parquet can.
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _table(
-    rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], benchmark: str
-) -> pyarrow.Table:
+def _record_batch(rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> Any:
     import pyarrow as pa
 
     rows = [
-        {
-            "benchmark": benchmark,
-            **rollout.answer._asdict(),
-            "n_tokens": rollout.n_tokens,
-            "truncated": rollout.truncated,
-            **verdict._asdict(),
-        }
+        (
+            rollout.benchmark,
+            rollout.answer.problem_id,
+            rollout.answer.problem,
+            rollout.answer.answer,
+            rollout.answer.sample_index,
+            rollout.answer.completion,
+            *rollout[2:],
+            *verdict,
+        )
         for rollout, verdict in zip(rollouts, verdicts, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=graded_schema())
+    schema = graded_schema()
+    columns = zip(zip(*rows, strict=True), schema, strict=True)
+    arrays = [pa.array(column, type=field.type) for column, field in columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _assert_writable(path: Path) -> None:
-    # Before the work, which may take hours.
-    if path.is_dir():
-        raise UserError(f"{path} is a folder where a file is needed: name a file")
-    with _explained(path):
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True)
-        unfinished = _unfinished(path)
-        unfinished.touch()
-        unfinished.unlink()
-
-
-def _write(table: pyarrow.Table, path: Path) -> None:
+@contextmanager
+def _written(path: Path) -> Iterator[Any]:
+    """Give a function that adds record batches to a file, which appears when the body ends well."""
     import pyarrow.parquet as pq
 
-    unfinished = _unfinished(path)
+    _make_room(path)
+    unfinished = _unfinished(path, os.getpid())
+    with explained(path):
+        stream = unfinished.open("wb")
     try:
-        with _explained(path), unfinished.open("wb") as stream:
-            pq.write_table(table, stream)
+        with explained(path), stream:
+            with pq.ParquetWriter(stream, graded_schema(), use_dictionary=list(_REPEATED)) as file:
+                yield file.write_batch
             stream.flush()
             os.fsync(stream.fileno())
-        with _explained(path):
+        with explained(path):
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+def _make_room(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a file is needed: name a file")
+    with explained(path):
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        # What a killed run left behind.
+        for left in path.parent.glob(f".{path.name}.*.unfinished"):
+            if not Path("/proc", left.name.split(".")[-2]).exists():
+                left.unlink(missing_ok=True)
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as fault:
-        fault.filename = path
-        raise UserError(explain_os_error(fault)) from None
+def _unfinished(path: Path, process: int) -> Path:
+    return path.with_name(f".{path.name}.{process}.unfinished")

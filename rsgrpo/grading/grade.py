@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rsgrpo.config import GradingConfig
-from rsgrpo.grading.pool import GradingPool, Progress
+from rsgrpo.grading.pool import GradingPool
+from rsgrpo.grading.sheet import Progress
 from rsgrpo.records import Answer, Verdict
 
 Verifier = Callable[[Sequence[Answer], GradingPool, Progress | None], list[Verdict]]

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsgrpo.config import Config
 from rsgrpo.data.prepare import read_benchmarks
-from rsgrpo.grading.files import grade_file, graded_schema
-from rsgrpo.grading.grade import grade
+from rsgrpo.grading.files import grade_file, grade_rows
+from rsgrpo.grading.rollouts import Rollout
 from rsgrpo.records import Answer, Problem, Sample
 from rsgrpo.sampling.store import read_parts
 
@@ -36,21 +35,12 @@ def grade_stage(config: Config, *, data: Path, samples: Path, out: Path) -> None
         for benchmark, rows in read_benchmarks(data, config.sampling.split).items()
         for problem in rows
     }
-    drawn = list(read_parts(samples))
-    answers = [_answer(problems[benchmark, row.problem_id], row) for benchmark, row in drawn]
-    verdicts = grade(answers, config.grading, progress=_print_progress())
-    rows = [
-        {
-            "benchmark": benchmark,
-            **answer._asdict(),
-            "n_tokens": row.n_tokens,
-            **verdict._asdict(),
-        }
-        for (benchmark, row), answer, verdict in zip(drawn, answers, verdicts, strict=True)
-    ]
-    partial = out / f"{GRADED}.partial"
-    pq.write_table(pa.Table.from_pylist(rows, schema=graded_schema()), partial)
-    partial.replace(out / GRADED)
+    rollouts = (
+        _rollout(benchmark, problems[benchmark, row.problem_id], row)
+        for benchmark, row in read_parts(samples)
+    )
+    total = sum(pq.read_metadata(part).num_rows for part in samples.glob("*/part-*.parquet"))
+    grade_rows(rollouts, out / GRADED, config.grading, total, _print_progress())
 
 
 def grade_rollouts_stage(config: Config, *, rollouts: Path, out: Path) -> None:
@@ -67,8 +57,8 @@ def grade_rollouts_stage(config: Config, *, rollouts: Path, out: Path) -> None:
     grade_file(rollouts, out / GRADED, config.grading, progress=_print_progress())
 
 
-def _answer(problem: Problem, row: Sample) -> Answer:
-    return Answer(
+def _rollout(benchmark: str, problem: Problem, row: Sample) -> Rollout:
+    answer = Answer(
         row.problem_id,
         problem.problem,
         problem.answer,
@@ -76,6 +66,7 @@ def _answer(problem: Problem, row: Sample) -> Answer:
         row.completion,
         row.truncated,
     )
+    return Rollout(benchmark, answer, row.n_tokens, row.truncated, row.logprob, row.mean_entropy)
 
 
 def _print_progress() -> Callable[[int, int], None]:

@@ -146,7 +146,8 @@ class Crew:
 
     def _failure(self, worker: Worker, outcome: Outcome) -> Check:
         verdict = "timeout" if outcome.ending == "late" else "error"
-        return Check(verdict, worker.task.text if self._limits.mode == "boxed" else "")
+        text = worker.task.text if self._limits.mode == "boxed" else ""
+        return Check(verdict, text, lasting=False)
 
 
 def main() -> None:

@@ -18,10 +18,14 @@ _NO_LIMIT = 0
 
 
 class Check(NamedTuple):
-    """The outcome for one pair of texts; `verdict` and `extracted` as in `records.Verdict`."""
+    """The outcome for one pair of texts; `verdict` and `extracted` as in `records.Verdict`.
+
+    `lasting` says that Math-Verify came to it by itself, so that it holds under other limits, too.
+    """
 
     verdict: str
     extracted: str
+    lasting: bool = True
 
 
 def equal_at_sight(gold: str, text: str) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -15,6 +16,8 @@ from rsgrpo.grading.verify import Check, check
 from rsgrpo.lifeline import die_with_parent
 
 _MIB = 2**20
+# SymPy makes many small objects and few cycles.
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
 class Limits(NamedTuple):
@@ -102,6 +105,7 @@ def _work(pipe: Connection, supervisor: int, limits: Limits) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent(supervisor)
         _close_all_but(pipe)
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
         bloat = _limit_memory(limits.memory_mib)
         while True:
             gold, text = pipe.recv()

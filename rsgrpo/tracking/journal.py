@@ -17,13 +17,14 @@ from rsgrpo.tracking.progress import PROGRESS_NAME
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool, read_spool
 
 
-def begin_study(root: Path, config: Config, dataset: Path) -> None:
+def begin_study(root: Path, config: Config, dataset: Path | None) -> None:
     """Record the study's run: its config, the code and machine that it runs on, its data.
 
     Args:
         root: The study's folder, which gets a spool of its own.
         config: The study.
-        dataset: The output folder of the prepare stage, with `dataset.json`.
+        dataset: The output folder of the prepare stage, with `dataset.json`; None where no problem
+            of the config is used.
     """
     with Spool(root / SPOOL_NAME, config.name) as spool:
         spool.start(
@@ -33,7 +34,8 @@ def begin_study(root: Path, config: Config, dataset: Path) -> None:
             params=dict(flatten(config.model_dump(mode="json"))),
         )
         record_environment(spool, root / "environment", config)
-        record_dataset(spool, dataset)
+        if dataset:
+            record_dataset(spool, dataset)
 
 
 def record_environment(spool: Spool, folder: Path, config: Config) -> None:
@@ -197,14 +199,24 @@ def _record_evaluation(
     rows = json.loads((folder / "passk.json").read_text(encoding="utf-8"))
     tags = {key: str(rows[0][key]) for key in ("policy", "method", "risk_beta", "seed")}
     spool.start(f"{policy} evaluation", config.name, parent, {**tags, "stage": "evaluation"})
-    spool.metrics(
-        0,
-        {
-            f"{row['benchmark']}/pass_at_{row['k']}": row["pass_at_k"]
-            for row in rows
-            if row["pass_at_k"] is not None
-        },
-    )
-    for file in (folder / "passk.json", folder / "prompts.parquet"):
-        spool.artifact(file, "scores")
+    values = {
+        f"{row['benchmark']}/pass_at_{row['k']}": row["pass_at_k"]
+        for row in rows
+        if row["pass_at_k"] is not None
+    }
+    files = [folder / name for name in ("passk.json", "statistics.json", "prompts.parquet")]
+    if files[1].exists():
+        statistics = json.loads(files[1].read_text(encoding="utf-8"))
+        values |= {_metric_name(row): row["value"] for row in statistics}
+    spool.metrics(0, values)
+    for file in files:
+        if file.exists():
+            spool.artifact(file, "scores")
     spool.end()
+
+
+def _metric_name(row: Mapping[str, Any]) -> str:
+    """Return `aime24/maj_at_8`: MLflow's names have no brackets, so a mean's count says which."""
+    benchmark = row["benchmark"].partition(" (")[0].replace(" ", "_")
+    metric = row["metric"].partition("@")[0]
+    return f"{benchmark}/{metric}_at_{'n' if row['k'] is None else row['k']}"

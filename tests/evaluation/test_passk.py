@@ -36,6 +36,19 @@ def test_agrees_with_exact_fractions(n):
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("n", [3, 64, 1024, 2048])
+def test_agrees_with_exact_fractions_to_1e_12_for_every_c_up_to_n_2048(n):
+    ks = [k for k in (1, 2, 7, 32, 64, 500, 1024, 2047, 2048) if k <= n]
+    found = pass_at_k(range(n + 1), [n] * (n + 1), ks)
+    for column, k in enumerate(ks):
+        every, without = comb(n, k), comb(n, k)
+        wanted = []
+        for c in range(n + 1):
+            wanted.append((every - without) / every)  # exact integers, rounded once
+            without = without * max(n - c - k, 0) // max(n - c, 1)  # C(n - c - 1, k)
+        np.testing.assert_allclose(found[:, column], wanted, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("n", [1, 4, 6])
 def test_agrees_with_the_enumeration_of_all_subsets(n):
     for c in range(n + 1):

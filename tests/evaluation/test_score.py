@@ -10,8 +10,9 @@ import pytest
 
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.score import passk_file, passk_rows, powers_of_two, read_prompts, score
-from rsgrpo.records import PassKRow
+from rsgrpo.evaluation.score import passk_rows, read_prompts, score
+from rsgrpo.evaluation.statistics import powers_of_two
+from rsgrpo.records import PassKRow, StatisticRow
 
 IDENTITY = {"policy": "rs_grpo-beta4-seed1", "method": "rs_grpo", "risk_beta": 4.0, "seed": 1}
 PROMPT = "7 2 6 > 26 :"
@@ -59,85 +60,6 @@ def test_a_single_benchmark_has_no_mean():
     assert [row.benchmark for row in rows] == ["a"]
 
 
-def test_passk_file_reports_powers_of_two_up_to_the_smallest_n(tmp_path):
-    rows = counts("a", "1", 3, 8) + counts("a", "2", 0, 9)
-    found = passk_file(write_graded(tmp_path / "g.parquet", rows))
-    assert [row["k"] for row in found] == [1, 2, 4, 8]
-    assert set(found[0]) == {
-        "benchmark",
-        "k",
-        "pass_at_k",
-        "low",
-        "high",
-        "sampling_low",
-        "sampling_high",
-        "n_samples",
-        "n_prompts",
-        "warnings",
-    }
-    assert found[0]["pass_at_k"] == pytest.approx(3 / 16)
-    assert (found[0]["n_samples"], found[0]["n_prompts"]) == (8, 2)
-
-
-def test_passk_file_warns_above_a_quarter_of_n(tmp_path):
-    path = write_graded(tmp_path / "g.parquet", counts("a", "1", 3, 8))
-    warnings = {row["k"]: row["warnings"] for row in passk_file(path)}
-    assert warnings[1] == warnings[2] == []
-    assert "n/4 = 2" in warnings[4][0] and "n/4 = 2" in warnings[8][0]
-
-
-def test_passk_file_says_where_a_benchmark_has_too_few_samples(tmp_path):
-    rows = counts("long", "1", 3, 8) + counts("short", "1", 2, 4)
-    found = passk_file(write_graded(tmp_path / "g.parquet", rows), ks=(8,))
-    assert [(row["benchmark"], row["pass_at_k"]) for row in found] == [
-        ("long", 1.0),
-        ("short", None),
-        ("mean", None),
-    ]
-    assert "only n=4 samples" in found[1]["warnings"][0]
-    assert json.loads(json.dumps(found, allow_nan=False))
-
-
-def test_passk_file_needs_three_columns_only(tmp_path):
-    rows = [{"benchmark": "a", "problem_id": "1", "correct": i == 0} for i in range(4)]
-    found = passk_file(write_graded(tmp_path / "g.parquet", rows), ks=(1, 4))
-    assert [row["pass_at_k"] for row in found] == pytest.approx([0.25, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("rows", "ks", "message"),
-    [
-        ([{"benchmark": "a", "problem_id": "1"}], None, "lacks the column correct"),
-        ([{"benchmark": "a", "problem_id": "1", "correct": 1}], None, "correct holds int64"),
-        (
-            [{"benchmark": "a", "problem_id": "1", "correct": value} for value in (True, None)],
-            None,
-            "empty value",
-        ),
-        (counts("a", "1", 1, 4), (8,), "k=8 is above the 4 samples"),
-        (counts("a", "1", 1, 4), (0, 1), "at least 1"),
-        (counts("a", "1", 1, 4), (), "at least 1"),
-    ],
-)
-def test_passk_file_refuses_in_one_sentence(tmp_path, rows, ks, message):
-    path = write_graded(tmp_path / "g.parquet", rows)
-    with pytest.raises(UserError, match=message) as fault:
-        passk_file(path, ks=ks)
-    assert "\n" not in str(fault.value)
-
-
-def test_passk_file_refuses_missing_empty_and_foreign_files(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        passk_file(tmp_path / "absent.parquet")
-    (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(UserError, match="not a Parquet file"):
-        passk_file(tmp_path / "text.parquet")
-    empty = pa.Table.from_pylist(counts("a", "1", 1, 1)).slice(0, 0)
-    pq.write_table(empty, tmp_path / "empty.parquet")
-    with pytest.raises(UserError, match="holds no rows"):
-        passk_file(tmp_path / "empty.parquet")
-
-
 def test_powers_of_two():
     assert powers_of_two(1) == (1,)
     assert powers_of_two(9) == (1, 2, 4, 8)
@@ -180,5 +102,38 @@ def test_score_writes_rows_with_identity_and_only_the_k_that_exist(tmp_path):
 
 def test_score_refuses_a_sample_graded_twice(tmp_path):
     write_graded(tmp_path / "graded.parquet", counts("a", "1", 1, 2) + counts("a", "1", 1, 1))
-    with pytest.raises(UserError, match="problem 1 twice"):
+    with pytest.raises(UserError, match="sample 0 of problem 1 twice"):
         score(Config(), graded=tmp_path, identity=IDENTITY, out=tmp_path / "out")
+
+
+def test_score_writes_all_three_metrics_with_the_means_that_there_are(tmp_path):
+    rows = counts("a", "1", 3, 8) + counts("b", "1", 2, 8) + counts("c", "1", 2, 4)
+    write_graded(tmp_path / "graded.parquet", rows)
+    config = Config.model_validate(
+        {
+            "data": {"source": "jsonl", "train": "t.jsonl"},
+            "grading": {"verifier": "math_verify"},
+            "evaluation": {"ks": (1, 4, 8, 16), "headline_k": 4},
+        }
+    )
+    score(config, graded=tmp_path, identity=IDENTITY, out=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    assert set(found[0]) == {*IDENTITY, *StatisticRow._fields}
+    places = [
+        *((name, k) for name in "ab" for k in (1, 4, 8)),
+        ("c", 1),
+        ("c", 4),
+        ("mean", 1),
+        ("mean", 4),
+        ("mean of 2 (without c)", 8),
+    ]
+    for metric in ("pass@k", "maj@k"):
+        rows = [row for row in found if row["metric"] == metric]
+        assert [(row["benchmark"], row["k"]) for row in rows] == places
+    passk = json.loads((tmp_path / "out" / "passk.json").read_text())
+    assert {row["benchmark"] for row in passk} == {"a", "b", "c", "mean"}
+    same = {
+        (row["benchmark"], row["k"]): row["value"] for row in found if row["metric"] == "pass@k"
+    }
+    for row in passk:
+        assert row["pass_at_k"] == pytest.approx(same[row["benchmark"], row["k"]], abs=1e-12)

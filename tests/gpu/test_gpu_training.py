@@ -61,7 +61,7 @@ def test_a_policy_of_100_million_parameters_is_trained_in_bf16(tmp_path: Path) -
     )
     assert memory > 16 * parameters / 2**30  # weights, gradients, both moments in float32
     assert trainer_arguments(load_config(None, SIZES).training, tmp_path).bf16
-    trained = ["--policy", str(folder), "--out", str(tmp_path), "--json"]
+    trained = [str(folder), "--out", str(tmp_path), "--json"]
     rows = json.loads(rsgrpo("evaluate", *trained))
     assert {row["n_samples"] for row in rows} == {16}
     assert {row["method"] for row in rows} == {"rs_grpo"}

@@ -10,9 +10,10 @@ import pytest
 
 from rsgrpo.config import GradingConfig
 from rsgrpo.errors import UserError
-from rsgrpo.grading.files import GradeSummary, grade_file, graded_schema, read_rollouts
+from rsgrpo.grading.files import GradeSummary, grade_file, graded_schema
 from rsgrpo.grading.grade import grade
 from rsgrpo.grading.pool import GradingPool
+from rsgrpo.grading.rollouts import read_rollouts
 from rsgrpo.records import Answer, Verdict
 
 MATH = GradingConfig(verifier="math_verify")
@@ -47,7 +48,7 @@ def test_parquet_rollouts_keep_length_and_truncation(tmp_path: Path) -> None:
     rows = [row(0, n_tokens=7, truncated=True), row(1, n_tokens=None, truncated=None)]
     path = tmp_path / "rollouts.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
-    assert [answer.truncated for answer in read_rollouts(path)] == [True, False]
+    assert [rollout.answer.truncated for rollout in read_rollouts(path)] == [True, False]
     grade_file(path, tmp_path / "out.parquet", MATH, benchmark="mine")
     (first, second) = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert (first["n_tokens"], first["truncated"]) == (7, True)
@@ -59,12 +60,12 @@ def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     line = json.dumps(row(completion="one\u2028two\x85three"), ensure_ascii=False)
     path.write_bytes(f"{line}\r\n\n".encode())
-    assert read_rollouts(path)[0].completion == "one\u2028two\x85three"
+    assert next(read_rollouts(path)).answer.completion == "one\u2028two\x85three"
 
 
 def test_numbers_are_taken_for_ids_and_answers(tmp_path: Path) -> None:
-    (answer,) = read_rollouts(write(tmp_path / "r.jsonl", row(problem_id=7, answer=5)))
-    assert (answer.problem_id, answer.answer) == ("7", "5")
+    (rollout,) = read_rollouts(write(tmp_path / "r.jsonl", row(problem_id=7, answer=5)))
+    assert (rollout.answer.problem_id, rollout.answer.answer) == ("7", "5")
 
 
 def test_half_a_surrogate_pair_is_graded_and_stored(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_half_a_surrogate_pair_is_graded_and_stored(tmp_path: Path) -> None:
 
 def fault(path: Path) -> str:
     with pytest.raises(UserError) as raised:
-        read_rollouts(path)
+        list(read_rollouts(path))
     sentence = str(raised.value)
     assert "\n" not in sentence
     assert str(path) in sentence
@@ -113,7 +114,7 @@ def test_a_missing_key_a_bad_line_and_other_bytes_are_named(tmp_path: Path) -> N
     path.write_text("[1]\n")
     assert "line 1 is not a JSON object" in fault(path)
     path.write_bytes(b'{"problem": "\xff"}\n')
-    assert "not UTF-8" in fault(path)
+    assert "line 1 is not UTF-8 at byte 13 of the file" in fault(path)
 
 
 def test_files_that_hold_nothing_are_named(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_a_failed_write_leaves_the_old_file(
 
     path, out = write(tmp_path / "r.jsonl", row()), tmp_path / "out.parquet"
     out.write_bytes(b"old")
-    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_batch", full)
     with pytest.raises(UserError, match=r"no space is left on the disk that holds .*out\.parquet"):
         grade_file(path, out, MATH)
     assert out.read_bytes() == b"old"
