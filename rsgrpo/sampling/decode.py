@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rsgrpo.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -51,6 +53,9 @@ def draw_completions(
         warp: From logits of shape (rows, vocabulary) to those that are drawn from (temperature,
             top-p); None draws from the policy itself.
         generator: The random stream, on the model's device.
+
+    Raises:
+        UserError: The policy's logits are not finite.
     """
     import torch
 
@@ -130,6 +135,29 @@ def _choose(
     probabilities = logprobs.exp()
     entropy = -(probabilities * logprobs.clamp(min=-1e4)).sum(dim=-1)
     drawn_from = probabilities if warp is None else warp(logits).softmax(dim=-1)
-    chosen = torch.multinomial(drawn_from, 1, generator=generator)
+    chosen = _draw_from(drawn_from, generator)
     told = [torch.ones_like(entropy), logprobs.gather(1, chosen)[:, 0], entropy]
     return chosen[:, 0], torch.stack(told)
+
+
+def _draw_from(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw an index for each row by inverting its distribution function, shape (rows, 1).
+
+    On a processor `torch.multinomial` draws one random number for each entry instead of each row,
+    and takes a fifth of the time of a small policy. An entry of probability 0 is never drawn.
+
+    Raises:
+        UserError: A probability is not a number.
+    """
+    import torch
+
+    cumulative = probabilities.cumsum(dim=-1)
+    whole = cumulative[:, -1:]
+    if not bool(whole.isfinite().all()):
+        raise UserError(
+            "the policy's logits are not finite, so nothing can be drawn: its weights are damaged, "
+            "or overflow in their number format"
+        )
+    point = torch.rand(whole.shape, generator=generator, device=whole.device) * whole
+    below = torch.nextafter(whole, torch.zeros_like(whole))  # rounding may reach the whole
+    return torch.searchsorted(cumulative, torch.minimum(point, below), right=True)

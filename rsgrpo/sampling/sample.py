@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -191,7 +192,8 @@ def progress_line() -> Report:
         now = time.monotonic()
         last = progress.done == progress.total
         if sys.stderr.isatty():
-            print(f"\r{_line(progress, now - began)}", end="\n" if last else "", file=sys.stderr)
+            end = "\n" if last else ""
+            print(f"\r{_line(progress, now - began):<79}", end=end, file=sys.stderr)
         elif last or now - shown[0] >= EVERY:
             shown[0] = now
             print(_line(progress, now - began), file=sys.stderr)
@@ -201,9 +203,10 @@ def progress_line() -> Report:
 
 
 def _line(progress: Progress, seconds: float) -> str:
-    rate = progress.drawn / max(seconds, 1e-9)
-    left = (progress.total - progress.done) / rate
+    seconds = max(seconds, 1e-9)
+    rate = progress.drawn / seconds
+    left = timedelta(seconds=round((progress.total - progress.done) / rate))
     return (
-        f"sampling: {progress.done:,} of {progress.total:,} completions, {rate:,.1f} a second, "
-        f"{progress.tokens / max(seconds, 1e-9):,.0f} tokens a second, {left:,.0f} s left"
+        f"sampling: {progress.done:,} of {progress.total:,} completions, {rate:,.3g}/s, "
+        f"{progress.tokens / seconds:,.0f} tokens/s, {left} left"
     )

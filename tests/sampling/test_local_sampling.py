@@ -15,6 +15,7 @@ import torch
 
 from rsgrpo.config import PromptConfig, SamplingConfig
 from rsgrpo.errors import UserError
+from rsgrpo.policy.load import load_policy, save_policy
 from rsgrpo.records import Problem
 from rsgrpo.sampling.local import LocalSampler
 from rsgrpo.sampling.sample import Progress, sample
@@ -125,6 +126,16 @@ def test_a_tokenizer_without_a_padding_token_samples(
     sample(bare, problems, 4, out=tmp_path / "bare", settings=SETTINGS)
     sample(policy, problems, 4, out=tmp_path / "whole", settings=SETTINGS)
     assert list(read_parts(tmp_path / "bare")) == list(read_parts(tmp_path / "whole"))
+
+
+def test_a_policy_whose_logits_are_not_finite_is_one_sentence(
+    policy: Path, problems: Problems, tmp_path: Path
+) -> None:
+    model, tokenizer = load_policy(policy)
+    torch.nn.init.constant_(model.lm_head.weight, math.nan)
+    save_policy(model, tokenizer, tmp_path / "broken")
+    with pytest.raises(UserError, match="the policy's logits are not finite"):
+        sample(tmp_path / "broken", problems, 4, out=tmp_path / "out", settings=SETTINGS)
 
 
 def test_a_policy_that_is_not_there_is_one_sentence(problems: Problems, tmp_path: Path) -> None:
