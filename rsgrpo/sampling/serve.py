@@ -93,7 +93,7 @@ def serving(
             or a server ended or was not ready in time.
     """
     name = _model_name(model)
-    interpreter = _interpreter(python)
+    interpreter = vllm_python(python)
     _refuse_arguments(extra)
     ports = [_free_port() for _ in range(replicas)] if port is None else _ports(port, replicas)
     shares = _device_shares(_devices(), replicas)
@@ -147,7 +147,12 @@ def _model_name(model: str | Path) -> str:
     return text
 
 
-def _interpreter(python: Path | None) -> Path:
+def vllm_python(python: Path | None = None) -> Path:
+    """Return the interpreter that has vLLM: the one named, or that of its environment.
+
+    Raises:
+        UserError: There is none.
+    """
     folder = Path(os.environ.get(ENVIRONMENT) or CHECKOUT / ".venv-vllm")
     chosen = python or folder / "bin" / "python"
     if not chosen.is_file() or not os.access(chosen, os.X_OK):
