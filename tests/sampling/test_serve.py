@@ -19,7 +19,8 @@ import pytest
 
 from rsgrpo.errors import UserError
 from rsgrpo.sampling import serve
-from rsgrpo.sampling.serve import reason_of, serving
+from rsgrpo.sampling.serve import serving
+from rsgrpo.sampling.vllm import device_shares, memory_arguments, reason_of
 
 # In the place of vLLM's interpreter: a server with a child of its own, as vLLM has.
 STAND_IN = f"""#!{sys.executable}
@@ -104,11 +105,11 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(
 
 
 def test_each_server_has_a_port_and_its_share_of_the_gpus() -> None:
-    assert serve._device_shares(["0", "1", "2", "3"], 2) == [["0", "1"], ["2", "3"]]
-    assert serve._device_shares([], 2) == [[], []]
-    assert serve._memory([["0"]], []) == []
-    assert serve._memory([[], []], []) == ["--gpu-memory-utilization", "0.250"]
-    assert serve._memory([[]], ["--gpu_memory_utilization=0.1"]) == []
+    assert device_shares(["0", "1", "2", "3"], 2) == [["0", "1"], ["2", "3"]]
+    assert device_shares([], 2) == [[], []]
+    assert memory_arguments([["0"]], []) == []
+    assert memory_arguments([[], []], []) == ["--gpu-memory-utilization", "0.250"]
+    assert memory_arguments([[]], ["--gpu_memory_utilization=0.1"]) == []
 
 
 def test_servers_are_ready_in_the_body_and_gone_after_it_with_their_children(
