@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from rsgrpo.errors import UserError
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
@@ -50,9 +52,13 @@ def serve(
             patience=wait,
             report=_waiting(),
         ) as servers:
+            _end_line()
             for url in servers.urls:
                 typer.echo(url)
             watch(servers, lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
+    except UserError:
+        _end_line()
+        raise
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 
@@ -74,3 +80,8 @@ def _waiting() -> Callable[[float], None]:
             print(f"waiting for the server: {seconds:.0f} s", file=sys.stderr, flush=True)
 
     return report
+
+
+def _end_line() -> None:
+    if sys.stderr.isatty():
+        print(file=sys.stderr)

@@ -7,158 +7,18 @@ requests go to the others. When all of them have failed too often, that is the u
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 from rsgrpo.config import ServingConfig
-from rsgrpo.errors import UserError, unknown
-from rsgrpo.sampling.completions import (
-    PLAIN_SAMPLING,
-    Choice,
-    Fault,
-    Unreachable,
-    brief,
-    read_choices,
-    read_models,
-)
-
-if TYPE_CHECKING:
-    import httpx
+from rsgrpo.errors import UserError
+from rsgrpo.sampling.completions import Choice, Fault, Unreachable
+from rsgrpo.sampling.replica import Replica
 
 FIRST_REST, LONGEST_REST = 0.5, 30.0  # seconds that a server which failed is left alone
-GREETING_SECONDS = 30.0
 AGAIN = "check it, then run the same command again; parts that are finished are kept"
-
-
-class Replica:
-    """One server: its address, its model's name there, how busy and how well it is."""
-
-    def __init__(self, url: str, serving: ServingConfig, key: str | None) -> None:
-        """Open nothing yet.
-
-        Raises:
-            UserError: `url` is no address.
-        """
-        import httpx
-
-        self.url = _root(url)
-        self.serving, self.key = serving, key
-        self.model: str | None = None
-        self.models: list[str] = []
-        self.is_vllm = False
-        self.gives_logprobs = True
-        self.busy, self.failures = 0, 0
-        self.rests_until = self.failed_at = -1.0
-        self.client = httpx.AsyncClient(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=serving.in_flight + 1),
-            timeout=None,
-            trust_env=urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),
-        )
-
-    async def greet(self) -> None:
-        """Ask which models there are, and choose.
-
-        Raises:
-            Fault: It does not answer as it should.
-            UserError: The model is not among them, or which one is meant is open.
-        """
-        self.model = None
-        status, answer = await self._ask("GET", "/v1/models", None, GREETING_SECONDS)
-        if status == 404 and self.serving.model:
-            self.model = self.serving.model
-            return
-        if status != 200:
-            raise Fault(f"answered HTTP {status} when asked for its models")
-        self.models, self.is_vllm = read_models(answer)
-        self.model = self._chosen_model()
-
-    def _chosen_model(self) -> str:
-        wanted = self.serving.model
-        if wanted in self.models:
-            return str(wanted)
-        if wanted:
-            raise UserError(f"{unknown('model', wanted, self.models)} (at {self.url})")
-        if len(self.models) != 1:
-            names = ", ".join(self.models) or "none"
-            raise UserError(
-                f"the server at {self.url} lists these models: {names}; set one in serving.model"
-            )
-        return self.models[0]
-
-    async def complete(self, body: Mapping[str, Any]) -> list[Choice]:
-        """Send one request of completions.
-
-        Raises:
-            Fault: It does not answer as it should, or not in time.
-            UserError: It refuses: the key, the model, or a setting.
-        """
-        if self.model is None:
-            await self.greet()
-        full = self._full(body)
-        status, answer = await self._ask("POST", "/v1/completions", full)
-        if status == 400 and "logprobs" in full and "logprob" in _message(answer):
-            self.gives_logprobs = False
-            status, answer = await self._ask("POST", "/v1/completions", self._full(body))
-        if status == 404:
-            known = ", ".join(self.models) or "none that it lists"
-            raise UserError(
-                f"the server at {self.url} does not complete with the model {self.model} "
-                f"({self._brief(answer)}; its models: {known}): set serving.model"
-            )
-        if status in (400, 413, 422):
-            raise UserError(
-                f"the server at {self.url} refuses the request ({self._brief(answer)}): change the "
-                "setting that it names"
-            )
-        if status != 200:
-            raise Fault(f"answered HTTP {status} ({self._brief(answer)})")
-        return read_choices(answer)
-
-    def _full(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        full = {"model": self.model, **body}
-        if self.gives_logprobs:
-            full["logprobs"] = 0 if self.is_vllm else 1  # vLLM adds the token's own to these many
-        return {**full, **PLAIN_SAMPLING} if self.is_vllm else full
-
-    async def _ask(
-        self, method: str, path: str, body: Any, seconds: float | None = None
-    ) -> tuple[int, Any]:
-        """Return the status and the JSON of an answer."""
-        import httpx
-
-        limit = min(self.serving.timeout, seconds or self.serving.timeout)
-        try:
-            async with asyncio.timeout(limit):
-                response = await self.client.request(method, path, json=body)
-        except TimeoutError:
-            raise Fault(f"did not answer within {limit:g} s") from None
-        except httpx.ConnectError as fault:
-            raise Unreachable(f"cannot be reached ({self._brief(repr(fault))})") from None
-        except httpx.HTTPError as fault:
-            raise Fault(f"broke off ({self._brief(repr(fault))})") from None
-        if response.status_code in (401, 403):
-            raise UserError(
-                f"the server at {self.url} wants another key (HTTP {response.status_code}): put "
-                f"it in the environment variable {self.serving.key_variable}"
-            )
-        return response.status_code, self._json(response)
-
-    def _json(self, response: httpx.Response) -> Any:
-        try:
-            return response.json()
-        except ValueError:
-            if response.status_code == 200:
-                raise Fault(f"answered no JSON ({self._brief(response.text)})") from None
-            return response.text
-
-    def _brief(self, answer: Any) -> str:
-        return brief(_message(answer), self.key) or "no reason given"
 
 
 class Replicas:
@@ -263,19 +123,3 @@ class Replicas:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _root(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"serving.urls: {url!r} is no address: write http://HOST:PORT")
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def _message(answer: Any) -> str:
-    """Return what an error answer says: OpenAI's form, FastAPI's, or the text itself."""
-    found = answer
-    for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-    return found if isinstance(found, str) else json.dumps(found)

