@@ -36,7 +36,8 @@ def _sha256_of_version(file: Path, _size: int, _mtime_ns: int) -> str:
 def code_version(rooms: tuple[str, ...]) -> str:
     """Return the digest of files and folders of this package, named relative to it.
 
-    The verbs in a room's `commands.py` (`..._commands.py`) give orders and change no result: they are left out.
+    The verbs in a room's `commands.py` or `..._commands.py` give orders and change no result: they
+    are left out.
     """
     digest = hashlib.sha256()
     for room in rooms:

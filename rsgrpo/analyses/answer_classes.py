@@ -15,7 +15,8 @@ from itertools import combinations, islice
 from typing import NamedTuple
 
 from rsgrpo.grading.extract import extract_answer
-from rsgrpo.grading.pool import GradingPool, Progress
+from rsgrpo.grading.pool import GradingPool
+from rsgrpo.grading.sheet import Progress
 from rsgrpo.records import Answer
 
 PAIRS = 200

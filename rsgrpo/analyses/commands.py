@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rsgrpo.errors import UserError
 from rsgrpo.analyses import run_commands
+from rsgrpo.errors import UserError
 from rsgrpo.terminal import AsCsv, AsJson, print_rows, progress_of
 
 if TYPE_CHECKING:

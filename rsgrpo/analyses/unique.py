@@ -35,7 +35,7 @@ from rsgrpo.analyses.strategies import (
 )
 from rsgrpo.evaluation.passk import prompt_interval
 from rsgrpo.evaluation.resampling import Array, Labels, benchmark_views, mean_weights
-from rsgrpo.grading.pool import Progress
+from rsgrpo.grading.sheet import Progress
 
 Row = dict[str, Any]
 COLUMNS = ("problem", "completion", "extracted", "verdict", "correct")
