@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from rsgrpo.config import load_config
+from rsgrpo.data.commands import prepare
+from rsgrpo.data.jsonl import read_problems
 from rsgrpo.errors import UserError
 from rsgrpo.evaluated import SIX_BENCHMARKS, Asked, evaluation_config
 from rsgrpo.evaluation.commands import evaluate
@@ -23,7 +25,9 @@ from rsgrpo.stages import run
 from rsgrpo.study import base_policy, trained_run
 from rsgrpo.tracking.spool import read_spool
 from tests.conftest import TINY
+from tests.test_real_input import make_checkpoint
 
+SIX = ("aime24", "aime25", "hmmt_feb24", "hmmt_feb25", "cmimc25", "math500")
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -146,6 +150,29 @@ def test_rollouts_made_elsewhere_are_graded_scored_and_logged(
     assert any(record["kind"] == "metrics" for record in spool)
 
 
+def test_a_checkpoint_alone_is_evaluated_on_all_six_real_benchmarks(
+    shared_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RSGRPO_DATA", str(tmp_path / "data"))
+    prepare(list(SIX), source=str(shared_data / "benchmarks"))
+    problems = read_problems(tmp_path / "data" / "aime24.jsonl")
+    make_checkpoint(tmp_path / "policy", [problem.problem for problem in problems])
+    short = ["sampling.max_new_tokens=4", "evaluation.resamples=200"]
+    options: dict[str, Any] = {"set_": short, "out": tmp_path / "runs", "as_json": True}
+    capsys.readouterr()
+    evaluate(str(tmp_path / "policy"), samples=2, limit=2, **options)
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["benchmark"] for row in rows} == {*SIX, "mean"}
+    for row in rows:
+        assert (row["n_samples"], row["n_prompts"]) == (2, 12 if row["benchmark"] == "mean" else 2)
+    evaluate(str(tmp_path / "policy"), samples=2, limit=2, benchmarks="math500", **options)
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["benchmark"] for row in rows} == {"math500"}
+
+
 @pytest.mark.slow
 def test_what_was_drawn_before_ctrl_c_is_kept(root: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(root, tmp_path / "runs")
@@ -173,14 +200,7 @@ def test_what_was_drawn_before_ctrl_c_is_kept(root: Path, tmp_path: Path) -> Non
 def test_without_a_config_a_model_meets_the_six_benchmarks_as_in_the_paper() -> None:
     config = evaluation_config(Asked("Qwen/Qwen2.5-Math-1.5B"), None, [])
     assert config.policy.checkpoint == "Qwen/Qwen2.5-Math-1.5B"
-    assert list(config.data.benchmarks) == [
-        "aime24",
-        "aime25",
-        "hmmt_feb24",
-        "hmmt_feb25",
-        "cmimc25",
-        "math500",
-    ]
+    assert list(config.data.benchmarks) == list(SIX)
     assert (config.sampling.n, config.sampling.n_of) == (1024, {"math500": 32})
     assert config.evaluation.ks == tuple(1 << power for power in range(11))
     assert (config.grading.verifier, config.grading.extract) == ("math_verify", "boxed")
