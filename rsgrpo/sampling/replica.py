@@ -144,7 +144,7 @@ class Replica:
     def _json(self, response: httpx.Response) -> Any:
         try:
             return response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             if response.status_code == 200:
                 raise Fault(f"answered no JSON ({self._brief(response.text)})") from None
             return response.text

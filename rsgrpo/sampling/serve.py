@@ -25,6 +25,7 @@ from rsgrpo.sampling.vllm import (
     device_shares,
     memory_arguments,
     model_name,
+    own_dtype,
     reason_of,
     refuse_arguments,
     server_command,
@@ -79,7 +80,7 @@ def serving(
         replicas: Servers; with GPUs each has its own, or as many as it gets an equal share of.
         python: The interpreter that has vLLM; by default the one of the folder `RSGRPO_VLLM`, or
             of `.venv-vllm` in the checkout.
-        dtype: vLLM's `--dtype`; `auto` for the checkpoint's own.
+        dtype: `float32`, `bfloat16` and so on; `auto` for the checkpoint's own.
         extra: More arguments of vLLM, such as `--max-model-len 4096`.
         patience: Seconds that the servers have to become ready.
         report: Called with the seconds waited, about once a second, until they are ready.
@@ -92,6 +93,7 @@ def serving(
     interpreter = vllm_python(python)
     refuse_arguments(extra)
     ports = [_free_port() for _ in range(replicas)] if port is None else _ports(port, replicas)
+    dtype = own_dtype(name, dtype)
     shares = device_shares(visible_devices(), replicas)
     logs = Path(tempfile.mkdtemp(prefix="rsgrpo-serve-"))
     running: list[Server] = []

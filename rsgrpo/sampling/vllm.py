@@ -5,6 +5,7 @@ vLLM pins packages that the rest cannot live with, so its interpreter is another
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 # module runs the same server under either name.
 _MODULE = "vllm.entrypoints.openai.api_server"
 _OURS = ("--host", "--port", "--model", "--dtype", "--generation-config")
-_CPU_MEMORY = 0.5  # the share of the memory that servers on a machine without a GPU may reserve
+_CPU_MEMORY = 0.3  # the share of the memory that servers on a machine without a GPU may reserve
 _FAULT = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|error|Interrupt)\b: ?\S.*|^.*: error: .*")
 _PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?")
 _HOLLOW = ("Engine core initialization failed", "WorkerProc initialization failed")
@@ -95,6 +96,21 @@ def device_shares(devices: Sequence[str], replicas: int) -> list[list[str]]:
         raise UserError(f"{replicas} replicas need as many GPUs, and there are {len(devices)}")
     size = len(devices) // replicas
     return [list(devices[i * size : (i + 1) * size]) for i in range(replicas)]
+
+
+def own_dtype(model: str, dtype: str) -> str:
+    """Return the dtype to serve in: `auto` is the checkpoint's own, where it is on this disk.
+
+    vLLM's own `auto` would serve a checkpoint in float32 as one in bfloat16: another policy than
+    the one that transformers loads.
+    """
+    if dtype != "auto" or not Path(model).is_dir():
+        return dtype
+    try:
+        told = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise UserError(f"{model}/config.json is no JSON ({fault}): name a whole policy") from None
+    return str(told.get("dtype") or told.get("torch_dtype") or "auto")
 
 
 def memory_arguments(shares: Sequence[Sequence[str]], extra: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ import pytest
 from rsgrpo.errors import UserError
 from rsgrpo.sampling import serve
 from rsgrpo.sampling.serve import serving
-from rsgrpo.sampling.vllm import device_shares, memory_arguments, reason_of
+from rsgrpo.sampling.vllm import device_shares, memory_arguments, own_dtype, reason_of
 
 # In the place of vLLM's interpreter: a server with a child of its own, as vLLM has.
 STAND_IN = f"""#!{sys.executable}
@@ -108,8 +108,20 @@ def test_each_server_has_a_port_and_its_share_of_the_gpus() -> None:
     assert device_shares(["0", "1", "2", "3"], 2) == [["0", "1"], ["2", "3"]]
     assert device_shares([], 2) == [[], []]
     assert memory_arguments([["0"]], []) == []
-    assert memory_arguments([[], []], []) == ["--gpu-memory-utilization", "0.250"]
+    assert memory_arguments([[], []], []) == ["--gpu-memory-utilization", "0.150"]
     assert memory_arguments([[]], ["--gpu_memory_utilization=0.1"]) == []
+
+
+def test_a_checkpoint_is_served_in_its_own_dtype(policy: Path) -> None:
+    (policy / "config.json").write_text('{"dtype": "float32"}', encoding="utf-8")
+    assert own_dtype(str(policy), "auto") == "float32"
+    assert own_dtype(str(policy), "bfloat16") == "bfloat16"
+    (policy / "config.json").write_text('{"torch_dtype": "bfloat16"}', encoding="utf-8")
+    assert own_dtype(str(policy), "auto") == "bfloat16"
+    assert own_dtype("owner/name", "auto") == "auto"
+    (policy / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+        own_dtype(str(policy), "auto")
 
 
 def test_servers_are_ready_in_the_body_and_gone_after_it_with_their_children(

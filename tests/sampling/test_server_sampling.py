@@ -142,6 +142,7 @@ def test_requests_in_flight_are_bounded_and_made_one_by_one(tmp_path: Path) -> N
         ((200, b'{"choices": [{"te'), r"answered no JSON \(\{\"choices\": \[\{\"te\)"),
         ((200, b'{"choices": [{"text": 3}]}'), "answered what is no completion"),
         ((200, b"[]"), "answered what is no completion"),
+        ((200, b"[" * 100_000), "answered no JSON"),
         ((200, b'{"choices": [{"text": "", "finish_reason": "abort"}]}'), "gave up a completion"),
         ((400, b'{"detail": "n is too large"}'), r"refuses the request \(n is too large\)"),
         ((401, b""), "wants another key .HTTP 401.: put it in the environment variable OPENAI_API"),

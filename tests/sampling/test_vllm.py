@@ -74,7 +74,7 @@ def served(policy: Path) -> Iterator[Served]:
         port = probe.getsockname()[1]
     program = [str(Path(sys.executable).with_name("rsgrpo")), "serve", str(policy)]
     verb = subprocess.Popen(
-        [*program, "--port", str(port), "--dtype", "float32", "--", *QUICK],
+        [*program, "--port", str(port), "--", *QUICK],
         stdout=subprocess.PIPE,
         text=True,
     )
