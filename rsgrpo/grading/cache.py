@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cache
@@ -35,8 +36,10 @@ _PACKAGES = (
     "antlr4-python3-runtime",
     "sympy",
     "mpmath",
+    "gmpy2",
 )
 _DECIDING_FILES = ("normalise.py", "verify.py", "worker.py")
+_TOLD: set[str] = set()
 
 T = TypeVar("T")
 
@@ -106,16 +109,13 @@ def _create(path: Path) -> None:
     # Made aside and linked into place whole: two processes that switch one file to a write-ahead
     # log at the same time lock each other out.
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    aside.unlink(missing_ok=True)
-    try:
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
+        aside = Path(folder, FILE)
         with closing(sqlite3.connect(aside)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(_SCHEMA)
         with suppress(FileExistsError):
             os.link(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Check]:
@@ -138,10 +138,13 @@ def _write(connection: sqlite3.Connection, checks: Mapping[bytes, Check]) -> Non
         connection.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", rows)
 
 
-@cache
 def _say_once(fault: str) -> None:
+    where = _where()
+    if where in _TOLD:
+        return
+    _TOLD.add(where)
     print(
-        f"warning: the cache of verdicts at {_where()} cannot be used ({fault}): grading goes on "
+        f"warning: the cache of verdicts at {where} cannot be used ({fault}): grading goes on "
         f"without it; set {FOLDER_VARIABLE} to a folder that can be written",
         file=sys.stderr,
         flush=True,
