@@ -85,8 +85,9 @@ def unique_rows(
     Returns:
         Rows `{file, n_samples, benchmark, n_prompts, unique_answers, unique_solutions,
         unique_workings, capped_prompts, undecided_pairs}`: means per prompt, with 95% bootstrap
-        intervals over prompts in `..._low` and `..._high`. Several files have the columns `answers_gain`
-        and so on too: the difference to the first one, its interval paired over prompts.
+        intervals over prompts in `..._low` and `..._high`. Several files have `answers_gain`,
+        `solutions_gain` and `workings_gain` too: the difference to the first one, its interval
+        paired over prompts.
 
     Raises:
         UserError: A file cannot be used, the prompts differ, or a prompt has fewer than n samples.
