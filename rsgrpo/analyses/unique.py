@@ -116,8 +116,7 @@ def keep_sample(row: Mapping[str, Any]) -> Drawn:
     if on_countdown:
         chain = chain_strategy(row["completion"])
         return Drawn(answered, True, *(chain or (row["completion"], row["completion"])))
-    completion = row["completion"]
-    return Drawn(answered, False, sketches([completion])[0], hash(equations(completion)))
+    return Drawn(answered, False, *_text_solution(row["completion"]))
 
 
 def prompt_classes(
@@ -196,6 +195,12 @@ def _means(
 
 def _without_gains(row: Row) -> Row:
     return {name: value for name, value in row.items() if not name.startswith(GAINS)}
+
+
+@lru_cache(maxsize=8192)
+def _text_solution(completion: str) -> tuple[Sketch, int]:
+    # Low temperatures draw the same text again and again.
+    return sketches([completion])[0], hash(equations(completion))
 
 
 @lru_cache(maxsize=4096)
