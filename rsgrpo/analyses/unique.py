@@ -85,8 +85,9 @@ def unique_rows(
     Returns:
         Rows `{file, n_samples, benchmark, n_prompts, unique_answers, unique_solutions,
         unique_workings, capped_prompts, undecided_pairs}`: means per prompt, with 95% bootstrap
-        intervals over prompts in `..._low` and `..._high`. Several files have the columns `answers_gain`
-        and so on too: the difference to the first one, its interval paired over prompts.
+        intervals over prompts in `..._low` and `..._high`. Several files have `answers_gain`,
+        `solutions_gain` and `workings_gain` too: the difference to the first one, its interval
+        paired over prompts.
 
     Raises:
         UserError: A file cannot be used, the prompts differ, or a prompt has fewer than n samples.
@@ -115,8 +116,7 @@ def keep_sample(row: Mapping[str, Any]) -> Drawn:
     if on_countdown:
         chain = chain_strategy(row["completion"])
         return Drawn(answered, True, *(chain or (row["completion"], row["completion"])))
-    completion = row["completion"]
-    return Drawn(answered, False, sketches([completion])[0], hash(equations(completion)))
+    return Drawn(answered, False, *_text_solution(row["completion"]))
 
 
 def prompt_classes(
@@ -195,6 +195,12 @@ def _means(
 
 def _without_gains(row: Row) -> Row:
     return {name: value for name, value in row.items() if not name.startswith(GAINS)}
+
+
+@lru_cache(maxsize=8192)
+def _text_solution(completion: str) -> tuple[Sketch, int]:
+    # Low temperatures draw the same text again and again.
+    return sketches([completion])[0], hash(equations(completion))
 
 
 @lru_cache(maxsize=4096)
