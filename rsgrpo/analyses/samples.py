@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.graded import graded_batches, graded_file
+from rsgrpo.evaluation.graded import common_name, graded_batches, graded_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -133,10 +133,9 @@ def aligned(
     Raises:
         UserError: A file lacks a prompt that another has; the first such prompt is named.
     """
-    names = {name: {prompt.benchmark for prompt in prompts} for name, prompts in files.items()}
-    one = next(iter(names.values())) if all(len(held) == 1 for held in names.values()) else None
+    one = common_name([{prompt.benchmark for prompt in prompts} for prompts in files.values()])
     renamed = {
-        name: {p._replace(benchmark=next(iter(one))) if one else p: d for p, d in prompts.items()}
+        name: {p._replace(benchmark=one) if one else p: d for p, d in prompts.items()}
         for name, prompts in files.items()
     }
     (first, prompts), *others = renamed.items()

@@ -12,6 +12,7 @@ import numpy as np
 from rsgrpo.errors import UserError
 from rsgrpo.evaluation.answers import Answers, read_answers
 from rsgrpo.evaluation.compare import holm, paired_difference
+from rsgrpo.evaluation.graded import common_name
 from rsgrpo.evaluation.passk import pass_at_k
 from rsgrpo.evaluation.resampling import MEAN, Array, mean_weights
 from rsgrpo.evaluation.statistics import largest_k, usable_ks, views
@@ -81,6 +82,7 @@ def difference_rows(
     """
     paths = [*first, *second]
     read = [read_answers([path], votes=False, benchmarks=benchmarks) for path in paths]
+    read = _under_one_name(read)
     prompts = read[0]
     pairs = zip(read, paths, strict=True)
     counts = np.array([_in_order_of(prompts, part, paths[0], path) for part, path in pairs])
@@ -92,6 +94,13 @@ def difference_rows(
         names_P = prompts.benchmarks_P[at]
         rows += _rows_of(name, names_P, at, some, sides, resamples, seed)
     return _corrected(rows, set(prompts.benchmarks_P.tolist()))
+
+
+def _under_one_name(read: Sequence[Answers]) -> list[Answers]:
+    name = common_name([set(answers.benchmarks_P.tolist()) for answers in read])
+    if name is None:
+        return list(read)
+    return [a._replace(benchmarks_P=np.full(len(a.n_P), name)) for a in read]
 
 
 def _in_order_of(prompts: Answers, part: Answers, path: Path, other: Path) -> Any:

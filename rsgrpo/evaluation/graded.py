@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsgrpo.data.catalogue import CATALOGUE
 from rsgrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,23 @@ def graded_file(place: Path) -> Path:
     if not file.is_file():
         raise UserError(f"{file} does not exist or is no file: give the path of a Parquet file")
     return file
+
+
+def common_name(benchmarks: Sequence[set[str]]) -> str | None:
+    """Return the name under which the only benchmarks of several files are compared.
+
+    Rollouts graded by hand bear the name of their file as that of their benchmark, so that the same
+    problems may have one name in each file. Two named data sets are never taken for one.
+
+    Args:
+        benchmarks: The names of the benchmarks in each file.
+
+    Returns:
+        The first file's name; None where a file has several, or two files different data sets.
+    """
+    names = [next(iter(held)) for held in benchmarks if len(held) == 1]
+    known = {name for name in names if name in CATALOGUE}
+    return names[0] if len(names) == len(benchmarks) and len(known) < 2 else None
 
 
 def graded_batches(

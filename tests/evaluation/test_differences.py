@@ -51,6 +51,20 @@ def test_prompts_are_paired_whatever_their_order_in_the_files(tmp_path: Path) ->
     assert [row.b_minus_a, row.low, row.high] == pytest.approx([1 / 16] * 3)
 
 
+def test_files_graded_by_hand_are_compared_whatever_their_names(tmp_path: Path) -> None:
+    first = policy(tmp_path / "a.parquet", [4, 8], benchmark="monday")
+    second = policy(tmp_path / "b.parquet", [8, 8], benchmark="tuesday")
+    [row] = difference_rows([first], [second], (1,))
+    assert row.benchmark == "monday" and row.b_minus_a == pytest.approx(1 / 8)
+
+
+def test_two_named_data_sets_are_never_taken_for_one(tmp_path: Path) -> None:
+    first = policy(tmp_path / "a.parquet", [4, 8], benchmark="aime24")
+    second = policy(tmp_path / "b.parquet", [8, 8], benchmark="aime25")
+    with pytest.raises(UserError, match="problem 0 of aime24"):
+        difference_rows([first], [second], (1,))
+
+
 def test_seeds_are_averaged_and_widen_the_interval(tmp_path: Path) -> None:
     base = policy(tmp_path / "base.parquet", [8] * 30)
     seeds = [policy(tmp_path / f"{c}.parquet", [c] * 30) for c in (6, 12)]
