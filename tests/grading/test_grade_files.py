@@ -1,6 +1,8 @@
 """Rollout files in, verdict files out, and the choice of the verifier."""
 
 import json
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,10 @@ import pytest
 
 from rsgrpo.config import GradingConfig
 from rsgrpo.errors import UserError
-from rsgrpo.grading.files import GradeSummary, grade_file, graded_schema
+from rsgrpo.grading.files import GradeSummary, grade_file, grade_rows, graded_schema
 from rsgrpo.grading.grade import grade
 from rsgrpo.grading.pool import GradingPool
-from rsgrpo.grading.rollouts import read_rollouts
+from rsgrpo.grading.rollouts import Rollout, read_rollouts
 from rsgrpo.records import Answer, Verdict
 
 MATH = GradingConfig(verifier="math_verify")
@@ -177,3 +179,28 @@ def test_a_given_pool_is_used_and_left_open() -> None:
         assert grade(answers, MATH, pool) == [Verdict("0.5", "correct", True)]
         assert grade(answers, MATH, pool) == grade(answers, MATH)
         assert pool.checks == 1
+
+
+def test_rows_pass_through_without_being_held(tmp_path: Path) -> None:
+    rest = "x" * 20_000
+
+    def rollouts() -> Iterator[Rollout]:
+        for index in range(20_000):
+            right = "5" if index % 3 else "6"
+            answer = Answer("a", "2+3?", "5", index, f"{rest}{index} \\boxed{{{right}}}")
+            yield Rollout("mine", answer, None, None, -float(index), None)
+
+    tracemalloc.start()
+    summary = grade_rows(rollouts(), tmp_path / "out.parquet", MATH)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (summary.rows, summary.correct, summary.incorrect) == (20_000, 13_333, 6_667)
+    assert peak < 150 * 2**20  # of 400 MB
+    columns = pq.read_table(
+        tmp_path / "out.parquet", columns=["sample_index", "logprob", "correct"]
+    )
+    assert columns.to_pydict() == {
+        "sample_index": list(range(20_000)),
+        "logprob": [-float(index) for index in range(20_000)],
+        "correct": [bool(index % 3) for index in range(20_000)],
+    }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -134,8 +135,13 @@ ROWS = st.lists(st.tuples(GOLDS, COMPLETIONS), max_size=5)
 
 
 @pytest.fixture(scope="module")
-def pools() -> list[GradingPool]:
-    return [GradingPool(timeout=2.0), GradingPool(timeout=2.0), GradingPool(timeout=2.0)]
+def pools() -> Iterator[list[GradingPool]]:
+    with (
+        GradingPool(timeout=2.0) as a,
+        GradingPool(timeout=2.0) as b,
+        GradingPool(timeout=2.0) as c,
+    ):
+        yield [a, b, c]
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,7 +149,7 @@ def pools() -> list[GradingPool]:
 def test_any_rows_get_one_verdict_each_in_order_whatever_is_cached(
     pools: list[GradingPool], rows: list[tuple[str, str]]
 ) -> None:
-    answers = [Answer(str(n), "", *row[:1], n, row[1]) for n, row in enumerate(rows)]
+    answers = [Answer("p", "", gold, index, text) for index, (gold, text) in enumerate(rows)]
     writing, reading, alone = pools
     verdicts = writing.grade(answers)
     for row, verdict in zip(answers, verdicts, strict=True):
