@@ -12,7 +12,7 @@ import pytest
 from rsgrpo.config import Config, PolicyConfig, load_config
 from rsgrpo.errors import UserError
 from rsgrpo.estimates import GIB, batch_of, total
-from rsgrpo.plan import Draws, plan, plan_lines
+from rsgrpo.plan import Draws, plan, plan_lines, planned_draws
 from rsgrpo.policy.shape import checkpoint_shape, embedded_shape
 
 SWEEP = Path(__file__).parents[1] / "configs" / "beta_sweep_math12k.yaml"
@@ -157,6 +157,11 @@ def test_problems_of_ones_own_are_counted_where_their_file_is(tmp_path: Path) ->
     assert found.draws == (Draws("own", 3, 1024), Draws("gone", None, 1024))
     assert found.hours[2].value is None
     assert any("unknown completions" in line for line in plan_lines(config))
+
+
+def test_chosen_benchmarks_and_their_first_problems_are_what_is_planned() -> None:
+    config = load_config(None, ["sampling.benchmarks=[T2]", "sampling.limit=3", "sampling.n=8"])
+    assert planned_draws(config) == (Draws("T2", 3, 8),)
 
 
 def test_problems_without_a_policy_are_refused() -> None:

@@ -117,7 +117,7 @@ def sample(
         prompt: How a problem becomes a prompt.
         serving: Where the back end `server` finds its servers.
         neighbours: Folders of other calls, whose parts are taken over where they fit.
-        report: Called after each part.
+        report: Called before the first part and after each.
 
     Returns:
         The files of all parts.
@@ -137,8 +137,8 @@ def sample(
     missing = plan_parts(problems, draws, settings.batch_size, settings.seed, out)
     if missing:
         total = sum(draws[name] * len(rows) for name, rows in problems.items())
-        written = _Writer(out, total, sum(len(part.draws) for part in missing), report)
-        _sampler(policy, settings, prompt, serving).draw(missing, written)
+        sampler = _sampler(policy, settings, prompt, serving)
+        sampler.draw(missing, _Writer(out, total, sum(p.size for p in missing), report))
     left = plan_parts(problems, draws, settings.batch_size, settings.seed, out)
     assert not left, f"{left[0].path(out)} was not written"
     return [
@@ -167,6 +167,7 @@ class _Writer:
     def __init__(self, out: Path, total: int, missing: int, report: Report | None) -> None:
         self.out, self.report = out, report
         self.progress = Progress(total - missing, total, 0, 0)
+        self._tell()
 
     def __call__(self, part: Part, samples: list[Sample]) -> None:
         found = [(row.problem_id, row.sample_index) for row in samples]
@@ -176,6 +177,9 @@ class _Writer:
         done, total, drawn, tokens = self.progress
         tokens += sum(row.n_tokens for row in samples)
         self.progress = Progress(done + len(samples), total, drawn + len(samples), tokens)
+        self._tell()
+
+    def _tell(self) -> None:
         if self.report:
             self.report(self.progress)
 
@@ -183,21 +187,25 @@ class _Writer:
 def progress_line() -> Report:
     """Return a reporter of completions, rates and time left, on one line of stderr.
 
-    On a terminal that line is written again and again, elsewhere at most one every few seconds.
+    Its clock begins with its first call, when the policy is loaded. On a terminal the line is
+    written again and again, elsewhere a new one at most every few seconds.
     """
-    began = time.monotonic()
-    shown = [began]
+    began: list[float] = []
+    shown = [0.0]
 
     def report(progress: Progress) -> None:
         now = time.monotonic()
+        if not began:
+            began.append(now)
+            shown[0] = now
+            return
         last = progress.done == progress.total
+        line = _line(progress, now - began[0])
         if sys.stderr.isatty():
-            end = "\n" if last else ""
-            print(f"\r{_line(progress, now - began):<79}", end=end, file=sys.stderr)
+            print(f"\r{line:<79}", end="\n" if last else "", file=sys.stderr, flush=True)
         elif last or now - shown[0] >= EVERY:
             shown[0] = now
-            print(_line(progress, now - began), file=sys.stderr)
-        sys.stderr.flush()
+            print(line, file=sys.stderr, flush=True)
 
     return report
 

@@ -52,6 +52,11 @@ class Part(NamedTuple):
         """Every (problem, sample index): all indices of the first problem first."""
         return tuple((p, index) for p in self.problems for index in range(self.start, self.stop))
 
+    @property
+    def size(self) -> int:
+        """How many draws that are."""
+        return len(self.problems) * (self.stop - self.start)
+
     def path(self, out: Path) -> Path:
         """Return the part's file below `out`."""
         return out / self.benchmark / Span(self.chunk, self.start, self.stop).file_name

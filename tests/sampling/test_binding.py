@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -209,3 +212,16 @@ def test_a_benchmark_may_have_a_number_of_samples_of_its_own(
     settings = SETTINGS.model_copy(update={"n_of": {"hard": 3}})
     sample(policy, problems, 10, out=tmp_path, settings=settings)
     assert drawn_in(tmp_path) == {("easy", "a"): 10, ("easy", "b"): 10, ("hard", "c"): 3}
+
+
+def test_a_hub_policy_is_known_by_its_revision(policy: Path, tmp_path: Path) -> None:
+    """Read from a hub cache on disk, as a download leaves it."""
+    repository = tmp_path / "hub" / "models--some--policy"
+    (repository / "refs").mkdir(parents=True)
+    code = "from rsgrpo.sampling.binding import policy_digest; print(policy_digest('some/policy'))"
+    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    for revision in ("1" * 40, "2" * 40):
+        shutil.copytree(policy, repository / "snapshots" / revision)
+        (repository / "refs" / "main").write_text(revision)
+        printed = subprocess.check_output([sys.executable, "-c", code], env=offline, text=True)
+        assert printed.strip() == f"some/policy@{revision}"

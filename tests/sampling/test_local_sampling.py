@@ -39,7 +39,7 @@ def test_missing_parts_are_redrawn_exactly(
     files[4].unlink()
     seen: list[Progress] = []
     sample(policy, problems, 10, out=tmp_path, settings=SETTINGS, report=seen.append)
-    assert [(p.done, p.total, p.drawn) for p in seen] == [(28, 30, 8), (30, 30, 10)]
+    assert [(p.done, p.total, p.drawn) for p in seen] == [(20, 30, 0), (28, 30, 8), (30, 30, 10)]
     assert list(read_parts(tmp_path)) == before
     assert files[0].stat().st_mtime_ns == untouched
     assert not list(tmp_path.rglob("*.partial"))
@@ -72,8 +72,9 @@ def test_logprob_and_entropy_equal_those_of_a_separate_forward_pass(
 
 
 def teacher_forced(model: Any, prompt: list[int], tokens: list[int]) -> tuple[float, float]:
+    ids = torch.tensor([[*prompt, *tokens]], device=model.device)
     with torch.no_grad():
-        logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+        logits = model(ids).logits[0, len(prompt) - 1 : -1]
     logprobs = logits.double().log_softmax(-1)
     chosen = logprobs[range(len(tokens)), tokens]
     return float(chosen.sum()), float(-(logprobs.exp() * logprobs).sum(-1).mean())
@@ -86,7 +87,7 @@ def test_completions_follow_the_policys_own_distribution(policy: Path) -> None:
     rows = {"b": [Problem("p", "1 2 3 > 6 :", "6")]}
     (part,) = plan_parts(rows, {"b": 8192}, 8192, 1)
     first = sampler.completions(part).tokens_RT[:, 0]
-    prompt = torch.tensor([sampler.tokenizer("1 2 3 > 6 :")["input_ids"]])
+    prompt = first.new_tensor([sampler.tokenizer("1 2 3 > 6 :")["input_ids"]])
     with torch.no_grad():
         warm = (sampler.model(prompt).logits[0, -1].double() / 0.5).softmax(-1)
     ordered, order = warm.sort(descending=True)
