@@ -139,9 +139,11 @@ class Replica:
         except TimeoutError:
             raise Fault(f"did not answer within {limit:g} s") from None
         except httpx.ConnectError as fault:
-            raise Unreachable(f"cannot be reached ({self._brief(repr(fault))})") from None
+            raise Unreachable(
+                f"cannot be reached ({self._brief(str(fault) or repr(fault))})"
+            ) from None
         except httpx.HTTPError as fault:
-            raise Fault(f"broke off ({self._brief(repr(fault))})") from None
+            raise Fault(f"broke off ({self._brief(str(fault) or repr(fault))})") from None
         if response.status_code in (401, 403):
             raise UserError(
                 f"the server at {self.url} wants another key (HTTP {response.status_code}): put "

@@ -361,3 +361,27 @@ def test_a_replica_killed_midway_loses_nothing_and_all_killed_keep_what_is_there
         with process(last, int(other_port)) as (_, url):
             assert draw(again, [url]) == undisturbed
         assert sum(n for _, n, _ in requests_in(last)) == len(DRAWS) - len(kept)
+
+
+def test_evaluate_through_a_server_that_fails_exits_with_2_and_goes_on_from_there(
+    policy: Path, tiny_arguments: list[str], tmp_path: Path
+) -> None:
+    def evaluate(url: str) -> subprocess.CompletedProcess[str]:
+        program = [str(Path(sys.executable).with_name("rsgrpo")), "evaluate", *tiny_arguments]
+        server = [f"serving.urls=[{url}]", "serving.retries=0", "serving.in_flight=1"]
+        settings = ["sampling.backend=server", *server]
+        words = [word for setting in settings for word in ("--set", setting)]
+        more = ["--policy", str(policy), "--out", str(tmp_path / "runs"), *words]
+        return subprocess.run([*program, *more], capture_output=True, text=True, timeout=300)
+
+    with small_server() as server:
+        # six parts of two problems: three are finished, and half of the fourth
+        server.behave = lambda body: (500, b"") if len(server.requests) > 7 else well(body)
+        done = evaluate(server.url)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("rsgrpo: problem ") and "answered HTTP 500" in last
+        server.requests.clear()
+        server.behave = well
+        assert evaluate(server.url).returncode == 0
+        assert [body["n"] for body in server.requests] == [16] * 6
