@@ -6,6 +6,7 @@ An answer is another program's word: whatever in it is not as it should be is a 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 # A checkpoint's own sampling settings must not leak into the draws of a vLLM that was started
@@ -46,17 +47,30 @@ class Choice(NamedTuple):
         return None if self.token_logprobs is None else math.fsum(self.token_logprobs)
 
 
-def read_models(answer: Any) -> tuple[list[str], bool]:
-    """Return the names of a server's models, and whether it is vLLM.
+class Model(NamedTuple):
+    """A model that a server lists: its name there and, of vLLM alone, what it was loaded from."""
+
+    name: str
+    is_vllm: bool
+    root: str | None
+
+
+def read_models(answer: Any) -> list[Model]:
+    """Return the models that a server lists.
 
     Raises:
         Fault: The answer is no list of models.
     """
     try:
-        models = [(str(model["id"]), model.get("owned_by")) for model in answer["data"]]
+        return [_read_model(model) for model in answer["data"]]
     except (TypeError, KeyError, AttributeError):
         raise Fault("answered what is no list of models") from None
-    return [name for name, _ in models], any(owner == "vllm" for _, owner in models)
+
+
+def _read_model(model: Mapping[str, Any]) -> Model:
+    is_vllm = model.get("owned_by") == "vllm"
+    root = model.get("root") if is_vllm and not model.get("parent") else None  # else an adapter
+    return Model(str(model["id"]), is_vllm, root if isinstance(root, str) else None)
 
 
 def read_choices(answer: Any) -> list[Choice]:

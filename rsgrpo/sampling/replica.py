@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rsgrpo.config import ServingConfig
 from rsgrpo.errors import UserError, unknown
+from rsgrpo.sampling.binding import policy_digest
 from rsgrpo.sampling.completions import (
     PLAIN_SAMPLING,
     Choice,
@@ -29,7 +31,9 @@ GREETING_SECONDS = 30.0
 class Replica:
     """One server: its address, its model's name there, how busy and how well it is."""
 
-    def __init__(self, url: str, serving: ServingConfig, key: str | None) -> None:
+    def __init__(
+        self, url: str, serving: ServingConfig, key: str | None, policy: str | Path | None
+    ) -> None:
         """Open nothing yet.
 
         Raises:
@@ -38,7 +42,7 @@ class Replica:
         import httpx
 
         self.url = _root(url)
-        self.serving, self.key = serving, key
+        self.serving, self.key, self.policy = serving, key, policy
         self.model: str | None = None
         self.models: list[str] = []
         self.is_vllm = False
@@ -58,7 +62,8 @@ class Replica:
 
         Raises:
             Fault: It does not answer as it should.
-            UserError: The model is not among them, or which one is meant is open.
+            UserError: The model is not among them, which one is meant is open, or it is known to be
+                another policy.
         """
         self.model = None
         status, answer = await self._ask("GET", "/v1/models", None, GREETING_SECONDS)
@@ -67,8 +72,11 @@ class Replica:
             return
         if status != 200:
             raise Fault(f"answered HTTP {status} when asked for its models")
-        self.models, self.is_vllm = read_models(answer)
-        self.model = self._chosen_model()
+        models = read_models(answer)
+        self.models = [model.name for model in models]
+        chosen = models[self.models.index(self._chosen_model())]
+        refuse_other_policy(self.url, chosen.root, self.policy)
+        self.model, self.is_vllm = chosen.name, chosen.is_vllm
 
     def _chosen_model(self) -> str:
         wanted = self.serving.model
@@ -131,9 +139,11 @@ class Replica:
         except TimeoutError:
             raise Fault(f"did not answer within {limit:g} s") from None
         except httpx.ConnectError as fault:
-            raise Unreachable(f"cannot be reached ({self._brief(repr(fault))})") from None
+            raise Unreachable(
+                f"cannot be reached ({self._brief(str(fault) or repr(fault))})"
+            ) from None
         except httpx.HTTPError as fault:
-            raise Fault(f"broke off ({self._brief(repr(fault))})") from None
+            raise Fault(f"broke off ({self._brief(str(fault) or repr(fault))})") from None
         if response.status_code in (401, 403):
             raise UserError(
                 f"the server at {self.url} wants another key (HTTP {response.status_code}): put "
@@ -151,6 +161,24 @@ class Replica:
 
     def _brief(self, answer: Any) -> str:
         return brief(_message(answer), self.key) or "no reason given"
+
+
+def refuse_other_policy(url: str, root: str | None, policy: str | Path | None) -> None:
+    """Raise a UserError where a server is known to serve something else than the policy.
+
+    Args:
+        url: The server's address.
+        root: The folder or hub id that it says it loaded; None where it does not say.
+        policy: The folder or hub id that is meant; None for any.
+    """
+    if root is None or policy is None or Path(root).is_dir() != Path(policy).is_dir():
+        return
+    same = Path(root).resolve() == Path(policy).resolve()
+    if not same and (not Path(root).is_dir() or policy_digest(root) != policy_digest(policy)):
+        raise UserError(
+            f"the server at {url} serves {root}, not {policy}: serve that one, or name its server "
+            "in serving.urls"
+        )
 
 
 def _root(url: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rsgrpo.config import ServingConfig
@@ -24,15 +25,19 @@ AGAIN = "check it, then run the same command again; parts that are finished are 
 class Replicas:
     """The servers of a `ServingConfig`, to be used in one `async with`."""
 
-    def __init__(self, serving: ServingConfig) -> None:
+    def __init__(self, serving: ServingConfig, policy: str | Path | None = None) -> None:
         """Read the key from the environment; open nothing yet.
+
+        Args:
+            serving: Where they are.
+            policy: What they shall serve, checked as far as they tell; None for anything.
 
         Raises:
             UserError: A url is no address.
         """
         key = os.environ.get(serving.key_variable) or None
         self.serving = serving
-        self.replicas = [Replica(url, serving, key) for url in serving.urls]
+        self.replicas = [Replica(url, serving, key, policy) for url in serving.urls]
 
     async def __aenter__(self) -> Replicas:
         """Greet all of them.

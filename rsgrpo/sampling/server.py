@@ -67,7 +67,8 @@ class ServerSampler:
         Raises:
             UserError: The tokenizer cannot be loaded.
         """
-        self.settings, self.prompt, self.serving = settings, prompt, serving
+        self.policy, self.settings = policy, settings
+        self.prompt, self.serving = prompt, serving
         self.tokenizer = _tokenizer(policy) if prompt.template == "chat" else None
         self.most = max(1, TOKENS_IN_ANSWER // settings.max_new_tokens)
 
@@ -81,7 +82,7 @@ class ServerSampler:
 
     async def _draw(self, parts: Sequence[Part], write: Write) -> None:
         jobs = self._jobs(parts)
-        async with Replicas(self.serving) as replicas:
+        async with Replicas(self.serving, self.policy) as replicas:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self.serving.in_flight * len(self.serving.urls)):

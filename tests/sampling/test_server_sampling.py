@@ -157,7 +157,7 @@ def test_a_server_that_answers_amiss_is_one_sentence_and_finished_parts_are_kept
         seen: list[Progress] = []
 
         def behave(body: Body) -> tuple[int, bytes]:
-            return answer if seen else well(body)
+            return answer if seen and seen[-1].drawn else well(body)
 
         server.behave = behave
         sentence = refusal(out, [server.url], report=seen.append, in_flight=1, retries=1)
@@ -223,6 +223,21 @@ def test_the_model_is_the_only_one_or_the_one_that_is_named(tmp_path: Path) -> N
         assert "unknown model 'lerge': did you mean large?" in wrong
         draw(tmp_path / "out", [server.url], model="large")
     assert {body["model"] for body in server.requests} == {"large"}
+
+
+def test_a_vllm_that_serves_another_policy_is_refused(tmp_path: Path) -> None:
+    vllm = {"id": "tiny", "owned_by": "vllm", "parent": None}
+    folders = [tmp_path / name for name in ("policy", "copy", "other")]
+    for folder, text in zip(folders, ("{}", "{}", '{"a": 1}'), strict=True):
+        folder.mkdir()
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    with small_server(models=[{**vllm, "root": str(folders[2])}]) as server:
+        sentence = refusal(tmp_path / "out", [server.url])
+    assert f"serves {folders[2]}, not {folders[0]}: serve that one" in sentence
+    assert server.requests == []
+    for root in (str(folders[1]), "/elsewhere/policy", None):
+        with small_server(models=[{**vllm, "root": root}]) as server:
+            draw(tmp_path / "out", [server.url])
 
 
 def test_failures_that_pass_cost_nothing(tmp_path: Path) -> None:
@@ -320,7 +335,8 @@ def test_a_replica_killed_midway_loses_nothing_and_all_killed_keep_what_is_there
     with process(logs[0]) as (one, one_url), process(logs[1]) as (other, other_url):
 
         def kill_one(progress: Progress) -> None:
-            one.send_signal(signal.SIGKILL)
+            if progress.drawn:
+                one.send_signal(signal.SIGKILL)
 
         urls = [one_url, other_url]
         assert draw(out, urls, report=kill_one, in_flight=3, retries=3) == undisturbed
@@ -333,7 +349,7 @@ def test_a_replica_killed_midway_loses_nothing_and_all_killed_keep_what_is_there
             assert new_url == one_url
 
             def kill_both(progress: Progress) -> None:
-                for server in (new, other):
+                for server in (new, other) if progress.drawn else ():
                     server.send_signal(signal.SIGKILL)
 
             sentence = refusal(again, urls, report=kill_both, in_flight=2, retries=1)
@@ -345,3 +361,27 @@ def test_a_replica_killed_midway_loses_nothing_and_all_killed_keep_what_is_there
         with process(last, int(other_port)) as (_, url):
             assert draw(again, [url]) == undisturbed
         assert sum(n for _, n, _ in requests_in(last)) == len(DRAWS) - len(kept)
+
+
+def test_evaluate_through_a_server_that_fails_exits_with_2_and_goes_on_from_there(
+    policy: Path, tiny_arguments: list[str], tmp_path: Path
+) -> None:
+    def evaluate(url: str) -> subprocess.CompletedProcess[str]:
+        program = [str(Path(sys.executable).with_name("rsgrpo")), "evaluate", *tiny_arguments]
+        server = [f"serving.urls=[{url}]", "serving.retries=0", "serving.in_flight=1"]
+        settings = ["sampling.backend=server", *server]
+        words = [word for setting in settings for word in ("--set", setting)]
+        more = ["--policy", str(policy), "--out", str(tmp_path / "runs"), *words]
+        return subprocess.run([*program, *more], capture_output=True, text=True, timeout=300)
+
+    with small_server() as server:
+        # six parts of two problems: three are finished, and half of the fourth
+        server.behave = lambda body: (500, b"") if len(server.requests) > 7 else well(body)
+        done = evaluate(server.url)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("rsgrpo: problem ") and "answered HTTP 500" in last
+        server.requests.clear()
+        server.behave = well
+        assert evaluate(server.url).returncode == 0
+        assert [body["n"] for body in server.requests] == [16] * 6
