@@ -366,12 +366,14 @@ def test_a_replica_killed_midway_loses_nothing_and_all_killed_keep_what_is_there
 def test_evaluate_through_a_server_that_fails_exits_with_2_and_goes_on_from_there(
     policy: Path, tiny_arguments: list[str], tmp_path: Path
 ) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("name: served\n", encoding="utf-8")
+
     def evaluate(url: str) -> subprocess.CompletedProcess[str]:
-        program = [str(Path(sys.executable).with_name("rsgrpo")), "evaluate", *tiny_arguments]
-        server = [f"serving.urls=[{url}]", "serving.retries=0", "serving.in_flight=1"]
-        settings = ["sampling.backend=server", *server]
-        words = [word for setting in settings for word in ("--set", setting)]
-        more = ["--policy", str(policy), "--out", str(tmp_path / "runs"), *words]
+        program = [str(Path(sys.executable).with_name("rsgrpo")), "evaluate", str(policy)]
+        limits = ["--set", "serving.retries=0", "--set", "serving.in_flight=1"]
+        more = ["-c", str(study), *tiny_arguments, "--server", url, *limits]
+        more += ["--out", str(tmp_path / "runs")]
         return subprocess.run([*program, *more], capture_output=True, text=True, timeout=300)
 
     with small_server() as server:
