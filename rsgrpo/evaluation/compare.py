@@ -22,6 +22,8 @@ from rsgrpo.evaluation.resampling import (
     seed_weights,
 )
 
+_ROUNDING = 1e-12
+
 
 class Estimate(NamedTuple):
     """A method's mean pass@k over seeds and prompts, with its interval."""
@@ -100,6 +102,8 @@ def paired_difference(
     methods, names_P = _checked([first, second], benchmarks_P)
     first_RK, second_RK = resampled_methods(methods, names_P, resamples=resamples, seed=seed)
     differences_RK = first_RK - second_RK
+    # Where all seeds agree a difference is 0 but for rounding, whose sign would pass for evidence.
+    differences_RK[np.abs(differences_RK) < _ROUNDING] = 0
     low_K, high_K = percentile_interval(differences_RK, level)
     difference_K = _mean(methods[0], names_P) - _mean(methods[1], names_P)
     return Difference(difference_K, low_K, high_K, _p_value(differences_RK))
