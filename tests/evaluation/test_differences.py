@@ -65,6 +65,23 @@ def test_two_named_data_sets_are_never_taken_for_one(tmp_path: Path) -> None:
         difference_rows([first], [second], (1,))
 
 
+def test_an_id_that_stands_for_two_problems_is_refused(tmp_path: Path) -> None:
+    def file(name: str, text: str, gold: str, benchmark: str) -> Path:
+        known = {"problem": text, "answer": gold}
+        rows = [{**row, **known} for row in samples(benchmark, "0", "cx")]
+        return write(tmp_path / f"{name}.parquet", rows)
+
+    first = file("a", "1 + 1?", "2", "monday")
+    for benchmark in ("monday", "tuesday"):
+        with pytest.raises(
+            UserError, match=r"problem 0 of .* '3' in .*b\.parquet, '2' in .*a\.par"
+        ):
+            difference_rows([first], [file("b", "1 + 2?", "3", benchmark)], (1,))
+    # Another spelling of the one or the other is the same problem still.
+    for text, gold in (("1+1?", "2"), ("1 + 1?", "2.0")):
+        assert difference_rows([first], [file("b", text, gold, "monday")], (1,))
+
+
 def test_seeds_are_averaged_and_widen_the_interval(tmp_path: Path) -> None:
     base = policy(tmp_path / "base.parquet", [8] * 30)
     seeds = [policy(tmp_path / f"{c}.parquet", [c] * 30) for c in (6, 12)]
