@@ -251,7 +251,9 @@ def _since(steps: list[int], above_T: npt.NDArray[np.bool_]) -> int:
 
 def _ratio_interval(first: Array, last: Array, resamples: int, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    ratios_R = _block_means(last, resamples, rng) / _block_means(first, resamples, rng)
+    # A start that is 0 in part may be drawn as 0 throughout: there is no bound then.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios_R = _block_means(last, resamples, rng) / _block_means(first, resamples, rng)
     low, high = np.quantile(ratios_R, (0.025, 0.975))
     return float(low), float(high)
 

@@ -107,6 +107,12 @@ def test_a_lone_spike_is_none_and_many_are_an_instability() -> None:
     assert found.low == pytest.approx(0.0776, abs=1e-4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_entropy_that_is_0_almost_from_the_start_has_no_bound_and_no_warning() -> None:
+    found = entropy_collapse(series([1.0] + [0.0] * 29))
+    assert (found.found, found.value, math.isnan(found.high)) == ("unknown", 0.0, True)
+
+
 def test_too_few_steps_to_meet_a_jump_are_unknown() -> None:
     short = gradient_instability({"grad_norm": series([1.0] * 9)})
     assert (short.found, math.isnan(short.low)) == ("unknown", True)
@@ -186,6 +192,7 @@ def test_the_crossing_is_the_last_change_of_sign() -> None:
     assert crossing(ks, np.array([0.1, -0.1, 0.1, -0.1])) == 4
     assert math.isnan(crossing(ks, np.array([0.1, -0.1, -0.1, 0.1])))
     assert math.isnan(crossing(ks, np.array([-0.1, -0.1, -0.1, -0.1])))
+    assert math.isnan(crossing(ks, np.array([0.1, 0.1, 0.0, 0.0])))  # both solve everything
     assert grid(16) == list(range(1, 17))
     assert grid(256)[0] == 1 and grid(256)[-1] == 256 and len(grid(256)) <= 64
 
