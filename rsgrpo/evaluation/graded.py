@@ -27,6 +27,24 @@ def graded_file(place: Path) -> Path:
     return file
 
 
+def seed_files(places: str) -> list[Path]:
+    """Return the graded files that an argument names, one for each seed.
+
+    Args:
+        places: A graded file or a folder with one; several seeds with commas between them.
+
+    Raises:
+        UserError: There is none at a place, one is named twice, or there is no place.
+    """
+    names = [name for name in places.split(",") if name]
+    if not names:
+        raise UserError(f"{places!r} names no file: give a graded file or a folder with one")
+    files = [graded_file(Path(name)) for name in ([places] if Path(places).exists() else names)]
+    if len({file.resolve() for file in files}) < len(files):
+        raise UserError(f"{places} names a file twice: name each seed once")
+    return files
+
+
 def common_name(benchmarks: Sequence[set[str]]) -> str | None:
     """Return the name under which the only benchmarks of several files are compared.
 

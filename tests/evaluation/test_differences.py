@@ -204,3 +204,5 @@ def test_bad_sides_are_one_sentence(tmp_path: Path) -> None:
         compare(str(first), f"{first},{tmp_path / 'none.parquet'}")
     with pytest.raises(UserError, match="names no file"):
         compare(",", str(first))
+    with pytest.raises(UserError, match="names a file twice: name each seed once"):
+        compare(f"{first},{first}", str(first))
