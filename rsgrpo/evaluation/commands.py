@@ -124,7 +124,7 @@ def compare(
     A paired bootstrap over prompts, and over seeds where a side has several. `p_holm` is corrected
     for all k of one benchmark; the means are a family of their own.
     """
-    from rsgrpo.evaluation.differences import difference_rows
+    from rsgrpo.evaluation.differences import difference_rows, seed_warnings
     from rsgrpo.evaluation.graded import seed_files
     from rsgrpo.evaluation.statistics import public
 
@@ -132,7 +132,10 @@ def compare(
     rows = difference_rows(
         seed_files(first), seed_files(second), ks, benchmarks=names, resamples=resamples
     )
-    print_rows([public(row) for row in rows], as_json, as_csv)
+    shown = [public(row) for row in rows]
+    for fields, row in zip(shown, rows, strict=True):
+        fields["warnings"] += seed_warnings(row)
+    print_rows(shown, as_json, as_csv)
 
 
 def read_names(text: str | None) -> list[str] | None:

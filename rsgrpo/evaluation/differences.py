@@ -17,6 +17,8 @@ from rsgrpo.evaluation.passk import pass_at_k
 from rsgrpo.evaluation.resampling import MEAN, Array, mean_weights
 from rsgrpo.evaluation.statistics import largest_k, usable_ks, views
 
+FEW_SEEDS = 5
+
 
 class DifferenceRow(NamedTuple):
     """pass@k of A and of B, and B minus A with its interval.
@@ -96,6 +98,17 @@ def difference_rows(
         names_P = prompts.benchmarks_P[at]
         rows += _rows_of(name, names_P, at, some, sides, resamples, seed)
     return _corrected(rows, set(prompts.benchmarks_P.tolist()))
+
+
+def seed_warnings(row: DifferenceRow) -> list[str]:
+    """Return why a row's interval and p-values are too sure of themselves: few training seeds."""
+    several = [seeds for seeds in (row.seeds_a, row.seeds_b) if seeds > 1]
+    if not several or min(several) >= FEW_SEEDS:
+        return []
+    return [
+        f"a side has {min(several)} seeds: where seeds differ more than prompts do, intervals and "
+        f"p-values of fewer than {FEW_SEEDS} seeds are too narrow and too small"
+    ]
 
 
 def _under_one_name(read: Sequence[Answers]) -> list[Answers]:

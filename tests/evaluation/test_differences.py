@@ -93,6 +93,18 @@ def test_seeds_are_averaged_and_widen_the_interval(tmp_path: Path) -> None:
     assert [alone.low, alone.high] == pytest.approx([0.25, 0.25])
 
 
+@pytest.mark.parametrize(("count", "warned"), [(1, False), (2, True), (4, True), (5, False)])
+def test_few_seeds_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, warned: bool
+) -> None:
+    base = policy(tmp_path / "base.parquet", [8] * 3)
+    seeds = [str(policy(tmp_path / f"{seed}.parquet", [seed] * 3)) for seed in range(count)]
+    compare(str(base), ",".join(seeds), k="1", as_json=True)
+    [row] = json.loads(capsys.readouterr().out)
+    assert any(f"a side has {count} seeds" in text for text in row["warnings"]) == warned
+    assert bool(row["warnings"]) == warned
+
+
 def test_sides_may_differ_in_n_and_the_smaller_one_decides_which_mean_there_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
