@@ -22,7 +22,10 @@ from rsgrpo.records import Answer
 PAIRS = 200
 _CORRECT, _NONE = "correct", "no_answer"
 
-_UNSEEN = re.compile(r"\$|\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[!,;: ]|\s+")
+_UNSEEN = re.compile(r"\$|\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[!,;:]")
+_SPACES = re.compile(r"(?:\\ |\s)+")
+# Between two digits a space counts: `3 1/2` is not `31/2`.
+_IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)", re.ASCII)
 _EXACT = re.compile(
     r"(?P<sign>[+-]?)(?:(?P<a>\d{1,18})(?:/(?P<b>\d{1,18}))?"
     r"|\\frac(?:\{(?P<c>\d{1,18})\}\{(?P<d>\d{1,18})\}|(?P<e>\d)(?P<f>\d)))",
@@ -165,7 +168,7 @@ def _key(sample: Answered) -> tuple[str, str]:
 
 
 def _bare(text: str) -> str:
-    bare = _UNSEEN.sub("", text).rstrip(".")
+    bare = _IDLE_SPACE.sub("", _SPACES.sub(" ", _UNSEEN.sub("", text))).rstrip(".")
     return bare.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
 
 

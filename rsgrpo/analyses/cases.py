@@ -171,7 +171,7 @@ def text_ways(correct: Sequence[str], others: Sequence[str]) -> list[Way]:
                 "equation set",
                 f"{len(written)} equations, {len(fresh)} in none of A's samples"
                 + "".join(f"\n    {equation}" for equation in fresh[:8]),
-                written not in met_sets,
+                bool(written) and written not in met_sets,
             ),
         ]
         ways.append(Way(len(places), traits, correct[places[0]]))

@@ -37,8 +37,8 @@ ENTROPY_RULE = (
 GRADIENT_RULE = (
     f"any loss, gradient norm, advantage or entropy that is not finite, any mean |advantage| above "
     f"{LARGEST_HALF:g} (float16), or more than {MAX_BAD_SHARE:.0%} of the steps with a gradient "
-    f"norm above {MAX_SPIKE:g} times the median of up to {SPIKE_WINDOW} steps before; Wilson "
-    "interval of the share of such steps"
+    f"norm above {MAX_SPIKE:g} times the median of up to {SPIKE_WINDOW} steps before (at least "
+    f"{MIN_STEPS} steps); Wilson interval of the share of such steps"
 )
 OVERTAKE_RULE = (
     "the policy is above its base at k=1 and below it at the high k, each by a paired bootstrap "
@@ -153,23 +153,24 @@ def gradient_instability(
     """
     name = "gradient_instability"
     norms = metrics.get("grad_norm", {})
-    if not norms:
-        reason = "no gradient norm was logged"
-        return _finding(name, "unknown", (math.nan,) * 3, reason, GRADIENT_RULE)
     overflows = {
         metric: [step for step, value in sorted(metrics.get(metric, {}).items()) if bad(value)]
         for metric, bad in _OVERFLOWS.items()
     }
     spikes = spike_steps(norms)
     overflowed = {step for steps in overflows.values() for step in steps}
-    share = wilson(len(overflowed | set(spikes)), len(norms))
+    if not overflowed and len(norms) < MIN_STEPS:
+        reason = f"{len(norms)} steps with a gradient norm, {MIN_STEPS} are needed"
+        return _finding(name, "unknown", (math.nan,) * 3, reason, GRADIENT_RULE)
+    logged = {step for metric in WATCHED for step in metrics.get(metric, {})}
+    share = wilson(len(overflowed | set(spikes)), len(logged))
     found = "yes" if overflowed else _verdict(share.value, share.low, MAX_BAD_SHARE)
     parts = [_first(f"{metric} overflowed", steps) for metric, steps in overflows.items() if steps]
     parts.append(_first("gradient norm jumped", spikes) if spikes else "no jump")
     finite = [value for value in norms.values() if math.isfinite(value)]
     largest = f"{max(finite):.3g}" if finite else "none finite"
     ended = f", run ended {status}" if status not in (None, "FINISHED") else ""
-    words = f"{'; '.join(parts)}; largest gradient norm {largest} in {len(norms)} steps{ended}"
+    words = f"{'; '.join(parts)}; largest gradient norm {largest} in {len(logged)} steps{ended}"
     return _finding(name, found, share, words, GRADIENT_RULE)
 
 
@@ -250,7 +251,9 @@ def _since(steps: list[int], above_T: npt.NDArray[np.bool_]) -> int:
 
 def _ratio_interval(first: Array, last: Array, resamples: int, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    ratios_R = _block_means(last, resamples, rng) / _block_means(first, resamples, rng)
+    # A start that is 0 in part may be drawn as 0 throughout: there is no bound then.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios_R = _block_means(last, resamples, rng) / _block_means(first, resamples, rng)
     low, high = np.quantile(ratios_R, (0.025, 0.975))
     return float(low), float(high)
 

@@ -21,14 +21,15 @@ from rsgrpo.evaluation.resampling import mean_weights
 Array = npt.NDArray[np.float64]
 Counts = Mapping[Any, tuple[int, int]]
 MOST_KS = 64
+_ROUNDING = 1e-12
 NAN = math.nan
 
 
 class Overtaking(NamedTuple):
     """Whether the base overtakes (yes, no, unknown), with what was measured.
 
-    `at_high` is pass@k at `high_k`, policy minus base, within [`low`, `high`]; `crossing` the
-    smallest k at which the base is level or above after having been below, within
+    `at_high` is pass@k at `high_k`, policy minus base, within [`low`, `high`]; `crossing` the k
+    from which on the base, below before, is level or above and at `high_k` above, within
     [`crossing_low`, `crossing_high`] over the resamples in which it crosses, of which
     `crossing_share` is the share. NaN where there is none.
     """
@@ -87,12 +88,13 @@ def grid(high_k: int) -> list[int]:
 
 
 def crossing(ks: Sequence[int], differences_K: Array) -> float:
-    """Return the k from which on the first is no longer above, NaN where it is not so at the end.
+    """Return the k from which on the first is no longer above, NaN where it is not below at last.
 
-    NaN also where the first is not above at the smallest k.
+    Curves that only meet, as at pass@k = 1, do not cross. NaN also where the first is not above at
+    the smallest k.
     """
     above = np.flatnonzero(differences_K > 0)
-    if not len(above) or above[0] != 0 or above[-1] == len(ks) - 1:
+    if not len(above) or above[0] != 0 or not differences_K[-1] < -_ROUNDING:
         return NAN
     return float(ks[int(above[-1]) + 1])
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from rsgrpo.analyses.dynamics import TrainingRecord, read_spool
 from rsgrpo.analyses.study import Identity, PolicyScore
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.graded import graded_batches, graded_file
+from rsgrpo.evaluation.answers import read_answers
+from rsgrpo.evaluation.graded import common_name, graded_file
 from rsgrpo.evaluation.score import read_prompts
 
 SPOOL = "spool.jsonl"
@@ -95,14 +96,22 @@ def graded_counts(place: Path) -> Counts:
     """Return the counts of a graded file, or of a folder with one.
 
     Raises:
-        UserError: There is none, or it lacks a column.
+        UserError: There is none, it lacks a column, or it has a sample twice.
     """
-    counts: Counts = {}
-    for batch in graded_batches(graded_file(place), ("benchmark", "problem_id", "correct")):
-        for benchmark, problem_id, correct in zip(*batch.to_pydict().values(), strict=True):
-            c, n = counts.get((benchmark, problem_id), (0, 0))
-            counts[benchmark, problem_id] = (c + correct, n + 1)
-    return counts
+    found = read_answers([graded_file(place)], votes=False)
+    names = zip(found.benchmarks_P.tolist(), found.problems_P.tolist(), strict=True)
+    return dict(
+        zip(names, zip(found.correct_P.tolist(), found.n_P.tolist(), strict=True), strict=True)
+    )
+
+
+def under_one_name(policy: Counts, base: Counts) -> list[Counts]:
+    """Return both with one name for their benchmark, where `common_name` finds that it is one."""
+    both = [policy, base]
+    name = common_name([{benchmark for benchmark, _ in counts} for counts in both])
+    if name is None:
+        return both
+    return [{(name, problem): of for (_, problem), of in counts.items()} for counts in both]
 
 
 def evaluations(root: Path) -> dict[str, Path]:

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.graded import common_name, graded_batches, graded_file
+from rsgrpo.evaluation.graded import (
+    common_name,
+    graded_batches,
+    refuse_other_problems,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,19 +32,6 @@ class Prompt(NamedTuple):
     def __str__(self) -> str:
         """Return both for a sentence."""
         return f"problem {self.problem_id!r} of {self.benchmark}"
-
-
-def seed_files(places: str) -> list[Path]:
-    """Return the graded files that an argument names.
-
-    Args:
-        places: A graded file or a folder with one; several seeds separated by commas.
-
-    Raises:
-        UserError: There is none at a place.
-    """
-    names = [places] if Path(places).exists() else places.split(",")
-    return [graded_file(Path(name)) for name in names]
 
 
 def label_of(file: Path) -> str:
@@ -128,11 +119,13 @@ def aligned(
     has one benchmark, the first's name stands for all.
 
     Args:
-        files: What each file holds of each prompt, by the file's name for an error.
+        files: What each file holds of each prompt, by the file's path.
 
     Raises:
-        UserError: A file lacks a prompt that another has; the first such prompt is named.
+        UserError: A file lacks a prompt that another has, the first such prompt being named; or a
+            name stands for different problems.
     """
+    refuse_other_problems([Path(name) for name in files])
     one = common_name([{prompt.benchmark for prompt in prompts} for prompts in files.values()])
     renamed = {
         name: {p._replace(benchmark=one) if one else p: d for p, d in prompts.items()}

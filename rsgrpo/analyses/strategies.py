@@ -138,7 +138,8 @@ def equations(completion: str) -> frozenset[str]:
     tokens = _TOKENS.findall(completion[:MAX_CHARACTERS].replace("{,}", ","))
     found: set[str] = set()
     for segment in _segments(tokens):
-        sides = [_spelled(side[:_MAX_SIDE_TOKENS]) for side in segment]
+        left = MAX_EQUATIONS - len(found)
+        sides = [_spelled(side[:_MAX_SIDE_TOKENS]) for side in segment[: left + 1]]
         pairs = pairwise(sides)
         found.update("=".join(sorted(pair)) for pair in pairs if all(pair) and len(set(pair)) == 2)
         if len(found) >= MAX_EQUATIONS:

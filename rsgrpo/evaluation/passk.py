@@ -56,11 +56,12 @@ def passk_table(n: int, ks: Sequence[int]) -> Array:
     sum of logarithms serves every c with the relative error of a few float64 roundings.
     """
     sizes = np.arange(n, 0, -1)[:, None]
+    ks_K = _capped(ks, n)
     with np.errstate(divide="ignore"):
-        steps = np.log1p(-np.minimum(np.asarray(ks) / sizes, 1.0))
+        steps = np.log1p(-np.minimum(ks_K / sizes, 1.0))
     table_CK = np.zeros((n + 1, len(ks)))
     table_CK[1:] = -np.expm1(np.cumsum(steps, axis=0))
-    table_CK[:, np.asarray(ks) > n] = np.nan
+    table_CK[:, ks_K > n] = np.nan
     return table_CK
 
 
@@ -206,4 +207,10 @@ def _with_replacement(
     c_P: npt.NDArray[np.int64], n_P: npt.NDArray[np.int64], ks: Sequence[int]
 ) -> Array:
     wrong_P = 1 - c_P / np.maximum(n_P, 1)
-    return np.asarray(1 - wrong_P[:, None] ** np.asarray(ks), dtype=np.float64)
+    ks_K = _capped(ks, int(n_P.max(initial=0)))
+    return np.asarray(1 - wrong_P[:, None] ** ks_K, dtype=np.float64)
+
+
+def _capped(ks: Sequence[int], n: int) -> npt.NDArray[np.int64]:
+    # Above n there is no value, and an int of Python may be larger than any of numpy.
+    return np.asarray([min(k, n + 1) for k in ks], np.int64)

@@ -23,8 +23,11 @@ class GradedSample(NamedTuple):
 class PromptScore(NamedTuple):
     """What a prompt's n samples add up to.
 
-    `unique_answers` counts distinct extracted answers over all samples, `unique_solutions` distinct
-    completions among the correct ones, `unique_trees` their distinct canonical expression trees.
+    `unique_answers` counts distinct answers over all samples, none being one of them: on the
+    embedded task by their text, elsewhere the correct ones are one and wrong ones are by spelling,
+    as votes are (`rsgrpo analyse unique` also joins what Math-Verify takes for one).
+    `unique_solutions` counts distinct completions among the correct ones, to the letter (`analyse
+    unique` counts clusters of wording), `unique_trees` their distinct canonical expression trees.
     `n_solutions` and `n_trees` are the true denominators; both and the trees are None for tasks
     that cannot be enumerated. The lists hold one verdict for each sample, in order, and one count
     for each distinct answer, solution and tree, largest first.

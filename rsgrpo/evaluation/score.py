@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsgrpo.config import Config, EvaluationConfig
-from rsgrpo.evaluation.answers import digest_of_long, read_answers
+from rsgrpo.evaluation.answers import answer_class, digest_of_long, read_answers
 from rsgrpo.evaluation.graded import GRADED, graded_batches
 from rsgrpo.evaluation.passk import (
     Counts,
@@ -27,6 +27,8 @@ from rsgrpo.evaluation.statistics import statistic_rows
 from rsgrpo.records import PassKRow
 
 STATISTICS = "statistics.json"
+# Stands for every correct answer of a prompt; a model's own text is never this.
+_CORRECT = "\0correct"
 _FIGURES = ("pass_at_k", "low", "high", "sampling_low", "sampling_high")
 _COLUMNS_OF_SCORE = (
     "benchmark",
@@ -164,18 +166,19 @@ def _prompt_scores(graded: Path, task: ExpressionTask | None) -> Iterator[Prompt
         for row in batch.to_pylist():
             key = (row["benchmark"], row["problem_id"])
             problems.setdefault(key, row["problem"])
-            samples[key].append(_graded_sample(row, as_digest=task is None))
+            samples[key].append(_graded_sample(row, on_text=task is None))
     for key, drawn in samples.items():
         yield score_prompt(*key, problems[key], drawn, task)
 
 
-def _graded_sample(row: Mapping[str, Any], as_digest: bool) -> GradedSample:
+def _graded_sample(row: Mapping[str, Any], on_text: bool) -> GradedSample:
     # Only a correct completion's text counts, and where nobody reads it, only what it is equal to:
     # long reasoning stays out of memory.
     completion = row["completion"].strip() if row["correct"] else ""
-    if as_digest:
+    extracted = row["extracted"] or ""
+    if on_text:
         completion = digest_of_long(completion)
-    extracted = digest_of_long(row["extracted"] or "")
+        extracted = _CORRECT if row["correct"] else answer_class(extracted)
     return GradedSample(row["sample_index"], completion, extracted, row["correct"])
 
 

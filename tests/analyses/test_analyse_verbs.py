@@ -119,6 +119,24 @@ def test_a_bad_file_is_one_sentence(verb, spoil, sentence, write_graded, monkeyp
 @pytest.mark.parametrize(
     "verb", [("analyse", "unique"), ("analyse", "entropy"), ("analyse", "transitions"), ("cases",)]
 )
+def test_an_id_that_stands_for_two_problems_is_refused(verb, write_graded, monkeypatch, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    one = write_graded("one", {"p": [("1", "incorrect")]}, problem="6 x 7?")
+    two = write_graded("two", {"p": [("1", "correct")]}, problem="6 x 9?")
+    assert rsgrpo(monkeypatch, capsys, *verb, one, two)[0] == 0
+    table = pq.read_table(two)
+    place = table.schema.get_field_index("answer")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(["54"])), two)
+    status, _, err = rsgrpo(monkeypatch, capsys, *verb, one, two)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "problem p of set has another text and the gold answer '54'" in err
+
+
+@pytest.mark.parametrize(
+    "verb", [("analyse", "unique"), ("analyse", "entropy"), ("analyse", "transitions"), ("cases",)]
+)
 def test_other_prompts_no_rows_and_too_large_n_are_one_sentence(
     verb, write_graded, monkeypatch, capsys
 ):

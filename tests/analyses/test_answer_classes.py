@@ -41,6 +41,9 @@ def never(pairs):
         (r"\tfrac{2}{4}.", "1/2"),
         ("-007", "-7"),
         (r"\left( 1,\, 2 \right)", "(1,2)"),
+        ("3 1/2", "3 1/2"),
+        (r"3\  1 / 2 ", "3 1/2"),
+        (r"1\,234", "1234"),
         ("1/0", "1/0"),
         ("9" * 400, "9" * 400),
         (r"\leftarrow", r"\leftarrow"),
@@ -55,6 +58,11 @@ def test_halves_are_one_class_without_math_verify():
     (found,) = answer_classes([wrong("1/2", "0.5", r"\frac{1}{2}", "2", "3")], never)
     assert found.labels == [0, 0, 0, 1, 2]
     assert found.counts == [3, 1, 1]
+
+
+def test_a_mixed_number_is_no_improper_fraction(judge):
+    (found,) = answer_classes([wrong("3 1/2", "31/2", "10 20", "1020")], judge)
+    assert found.labels == [0, 1, 2, 3]
 
 
 def test_math_verify_joins_what_spelling_does_not(judge):

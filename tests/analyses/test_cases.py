@@ -108,6 +108,11 @@ def test_clusters_and_equation_sets_absent_from_all_of_as_samples_are_new():
     assert old.traits[0].value == "nearest of A's samples 1.00"
 
 
+def test_a_text_without_equations_has_no_new_set_of_them():
+    (way,) = text_ways(["It is plain that the answer must be six."], [SUM])
+    assert way.traits[1].value.startswith("0 equations") and not way.traits[1].new
+
+
 def test_the_embedded_task_is_known_by_its_prompts(write_graded):
     prompts = {"p": right("3 + 2 = 5 * 4 = 20")}
     a = write_graded("a", {"p": wrong("3 + 2 = 5 * 4 = 21")}, problem="2 3 4 > 20 :")

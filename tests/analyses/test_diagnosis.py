@@ -107,6 +107,25 @@ def test_a_lone_spike_is_none_and_many_are_an_instability() -> None:
     assert found.low == pytest.approx(0.0776, abs=1e-4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_entropy_that_is_0_almost_from_the_start_has_no_bound_and_no_warning() -> None:
+    found = entropy_collapse(series([1.0] + [0.0] * 29))
+    assert (found.found, found.value, math.isnan(found.high)) == ("unknown", 0.0, True)
+
+
+def test_too_few_steps_to_meet_a_jump_are_unknown() -> None:
+    short = gradient_instability({"grad_norm": series([1.0] * 9)})
+    assert (short.found, math.isnan(short.low)) == ("unknown", True)
+    assert short.evidence == "9 steps with a gradient norm, 10 are needed"
+    assert gradient_instability({"grad_norm": series([1.0] * 10)}).found == "no"
+    assert gradient_instability({}).found == "unknown"
+
+
+def test_an_overflow_needs_no_gradient_norm() -> None:
+    found = gradient_instability({"loss": series([math.nan] * 3), "grad_norm": {1: 1.0}})
+    assert (found.found, found.value) == ("yes", 1.0)
+
+
 def test_a_run_that_died_says_so() -> None:
     found = gradient_instability({"grad_norm": {1: math.nan}}, status="FAILED")
     assert found.found == "yes" and found.evidence.endswith("run ended FAILED")
@@ -173,6 +192,7 @@ def test_the_crossing_is_the_last_change_of_sign() -> None:
     assert crossing(ks, np.array([0.1, -0.1, 0.1, -0.1])) == 4
     assert math.isnan(crossing(ks, np.array([0.1, -0.1, -0.1, 0.1])))
     assert math.isnan(crossing(ks, np.array([-0.1, -0.1, -0.1, -0.1])))
+    assert math.isnan(crossing(ks, np.array([0.1, 0.1, 0.0, 0.0])))  # both solve everything
     assert grid(16) == list(range(1, 17))
     assert grid(256)[0] == 1 and grid(256)[-1] == 256 and len(grid(256)) <= 64
 
@@ -228,6 +248,25 @@ def test_the_verb_prints_rule_evidence_interval_and_next_step(tmp_path: Path) ->
     at_8 = json.loads(analyse("diagnosis", str(run), *more, "--k", "8", "--json").stdout)[2]
     assert at_8["value"] == pytest.approx(float(exact(SHARP, 8) - exact(BROAD, 8)), abs=1e-12)
     assert analyse("diagnosis", str(run), "--csv").stdout.startswith("run,signature,found,value")
+
+
+def test_files_graded_by_hand_are_compared_whatever_their_names(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [2.0] * 20)
+    files = []
+    for name, counts in (("sharp", SHARP), ("broad", BROAD)):
+        named = {(name, problem): of for (_, problem), of in counts.items()}
+        files.append(str(write_graded(tmp_path / name, named)))
+    more = ["--graded", files[0], "--base", files[1], "--json"]
+    assert json.loads(analyse("diagnosis", str(run), *more).stdout)[2]["found"] == "yes"
+
+
+def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [2.0] * 20)
+    row = {"benchmark": "b", "problem_id": "p", "sample_index": 0, "correct": True}
+    twice = tmp_path / "twice.parquet"
+    pq.write_table(pa.Table.from_pylist([row, row]), twice)
+    with pytest.raises(UserError, match=r"holds sample 0 of problem p twice"):
+        analyse("diagnosis", str(run), "--base", str(twice))
 
 
 def test_the_verb_stores_tags_beside_finished_stages(tmp_path: Path) -> None:

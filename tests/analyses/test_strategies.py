@@ -65,6 +65,11 @@ def test_hostile_text_of_a_million_characters_is_read(unit):
     assert sketches([text])[0].shape == (128,)
 
 
+def test_one_chain_of_equations_has_no_more_than_many_have():
+    assert len(equations("=".join(map(str, range(20_000))))) == MAX_EQUATIONS
+    assert len(equations("\n".join(f"x={i}" for i in range(10_000)))) == MAX_EQUATIONS
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_read_and_its_equations_are_pairs(text):

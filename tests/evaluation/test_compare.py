@@ -17,6 +17,15 @@ def test_a_method_does_not_differ_from_itself():
     np.testing.assert_array_equal(found.p_value_K, 1)
 
 
+@pytest.mark.parametrize("prompts", [7, 30, 100])
+@pytest.mark.parametrize(("seeds", "others"), [(1, 2), (2, 1), (1, 3), (2, 3)])
+def test_the_rounding_of_unequal_numbers_of_seeds_is_no_evidence(prompts, seeds, others):
+    solved_PK = np.ones((prompts, 3))
+    found = paired_difference([solved_PK] * seeds, [solved_PK] * others)
+    assert found.p_value_K.tolist() == [1, 1, 1]
+    assert found.low_K.tolist() == found.high_K.tolist() == [0, 0, 0]
+
+
 def test_a_constant_gain_is_known_exactly_because_prompts_are_paired():
     passk_PK = np.random.default_rng(0).random((30, 2)) * 0.5
     found = paired_difference([passk_PK + 0.25], [passk_PK], resamples=999)

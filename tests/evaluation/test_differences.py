@@ -65,6 +65,23 @@ def test_two_named_data_sets_are_never_taken_for_one(tmp_path: Path) -> None:
         difference_rows([first], [second], (1,))
 
 
+def test_an_id_that_stands_for_two_problems_is_refused(tmp_path: Path) -> None:
+    def file(name: str, text: str, gold: str, benchmark: str) -> Path:
+        known = {"problem": text, "answer": gold}
+        rows = [{**row, **known} for row in samples(benchmark, "0", "cx")]
+        return write(tmp_path / f"{name}.parquet", rows)
+
+    first = file("a", "1 + 1?", "2", "monday")
+    for benchmark in ("monday", "tuesday"):
+        with pytest.raises(
+            UserError, match=r"problem 0 of .* '3' in .*b\.parquet, '2' in .*a\.par"
+        ):
+            difference_rows([first], [file("b", "1 + 2?", "3", benchmark)], (1,))
+    # Another spelling of the one or the other is the same problem still.
+    for text, gold in (("1+1?", "2"), ("1 + 1?", "2.0")):
+        assert difference_rows([first], [file("b", text, gold, "monday")], (1,))
+
+
 def test_seeds_are_averaged_and_widen_the_interval(tmp_path: Path) -> None:
     base = policy(tmp_path / "base.parquet", [8] * 30)
     seeds = [policy(tmp_path / f"{c}.parquet", [c] * 30) for c in (6, 12)]
@@ -74,6 +91,18 @@ def test_seeds_are_averaged_and_widen_the_interval(tmp_path: Path) -> None:
     assert row.low < 0 < row.high
     [alone] = difference_rows([base], seeds[1:], (1,))
     assert [alone.low, alone.high] == pytest.approx([0.25, 0.25])
+
+
+@pytest.mark.parametrize(("count", "warned"), [(1, False), (2, True), (4, True), (5, False)])
+def test_few_seeds_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, warned: bool
+) -> None:
+    base = policy(tmp_path / "base.parquet", [8] * 3)
+    seeds = [str(policy(tmp_path / f"{seed}.parquet", [seed] * 3)) for seed in range(count)]
+    compare(str(base), ",".join(seeds), k="1", as_json=True)
+    [row] = json.loads(capsys.readouterr().out)
+    assert any(f"a side has {count} seeds" in text for text in row["warnings"]) == warned
+    assert bool(row["warnings"]) == warned
 
 
 def test_sides_may_differ_in_n_and_the_smaller_one_decides_which_mean_there_is(
@@ -187,3 +216,5 @@ def test_bad_sides_are_one_sentence(tmp_path: Path) -> None:
         compare(str(first), f"{first},{tmp_path / 'none.parquet'}")
     with pytest.raises(UserError, match="names no file"):
         compare(",", str(first))
+    with pytest.raises(UserError, match="names a file twice: name each seed once"):
+        compare(f"{first},{first}", str(first))

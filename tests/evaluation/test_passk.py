@@ -70,6 +70,13 @@ def test_nan_where_a_prompt_has_fewer_than_k_samples():
     assert found[2, 1] == 1
 
 
+def test_a_k_beyond_every_int_of_numpy_has_no_value_either():
+    ks = (1, 10**400)
+    assert np.isnan(pass_at_k([1, 2], [4, 4], ks)).tolist() == [[False, True]] * 2
+    low_K, high_K = sampling_interval([1, 2], [4, 4], ks)
+    assert np.isnan([low_K, high_K]).tolist() == [[False, True]] * 2
+
+
 def test_a_prompt_without_samples_has_no_value():
     assert np.isnan(pass_at_k([0], [0], (1,))).all()
 

@@ -100,6 +100,18 @@ def test_score_writes_rows_with_identity_and_only_the_k_that_exist(tmp_path):
     assert (first.unique_trees, first.n_solutions, first.n_trees, first.tree_counts) == (None,) * 4
 
 
+def test_on_text_the_correct_answers_are_one_and_wrong_ones_are_told_apart_as_votes_are(tmp_path):
+    texts = ["1/2", "0.5", r"\dfrac{1}{3}", r"\frac{1}{3}", " 7", ""]
+    rows = [graded_row("a", "p", i, i < 2, text) for i, text in enumerate(texts)]
+    write_graded(tmp_path / "graded.parquet", rows)
+    data = {"data": {"source": "jsonl", "train": "t.jsonl"}}
+    config = Config.model_validate({**data, "grading": {"verifier": "math_verify"}})
+    score(config, graded=tmp_path, identity=IDENTITY, out=tmp_path / "out")
+    (prompt,) = read_prompts(tmp_path / "out" / "prompts.parquet")
+    assert (prompt.unique_answers, prompt.answer_counts) == (4, [2, 2, 1, 1])
+    assert prompt.unique_solutions == 2
+
+
 def test_score_refuses_a_sample_graded_twice(tmp_path):
     write_graded(tmp_path / "graded.parquet", counts("a", "1", 1, 2) + counts("a", "1", 1, 1))
     with pytest.raises(UserError, match="sample 0 of problem 1 twice"):
