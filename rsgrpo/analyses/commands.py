@@ -85,7 +85,7 @@ def entropy(
 ) -> None:
     """Compare the entropy (nats) of the answers to each prompt, before and after, at one n."""
     from rsgrpo.analyses.entropy import entropy_rows
-    from rsgrpo.analyses.samples import seed_files
+    from rsgrpo.evaluation.graded import seed_files
 
     files = seed_files(before), seed_files(after)
     with _math_verify(timeout, workers) as judge:
@@ -103,8 +103,8 @@ def transitions(
     resamples: Resamples = 2000,
 ) -> None:
     """Count prompts newly solved and newly lost, both policies at the same n."""
-    from rsgrpo.analyses.samples import seed_files
     from rsgrpo.analyses.transitions import transition_table
+    from rsgrpo.evaluation.graded import seed_files
 
     files = seed_files(before), seed_files(after)
     _show(transition_table(*files, n=n, resamples=resamples), as_json, as_csv)
@@ -130,7 +130,8 @@ def cases(
     """
     from rsgrpo.analyses.case_pages import case_page
     from rsgrpo.analyses.cases import find_cases
-    from rsgrpo.analyses.samples import label_of, seed_files
+    from rsgrpo.analyses.samples import label_of
+    from rsgrpo.evaluation.graded import seed_files
 
     ours, theirs = seed_files(a), seed_files(b)
     if root is not None and not root.is_dir():

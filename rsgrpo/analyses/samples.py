@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.graded import common_name, graded_batches, graded_file
+from rsgrpo.evaluation.graded import common_name, graded_batches
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,19 +28,6 @@ class Prompt(NamedTuple):
     def __str__(self) -> str:
         """Return both for a sentence."""
         return f"problem {self.problem_id!r} of {self.benchmark}"
-
-
-def seed_files(places: str) -> list[Path]:
-    """Return the graded files that an argument names.
-
-    Args:
-        places: A graded file or a folder with one; several seeds separated by commas.
-
-    Raises:
-        UserError: There is none at a place.
-    """
-    names = [places] if Path(places).exists() else places.split(",")
-    return [graded_file(Path(name)) for name in names]
 
 
 def label_of(file: Path) -> str:

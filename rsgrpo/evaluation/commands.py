@@ -125,27 +125,14 @@ def compare(
     for all k of one benchmark; the means are a family of their own.
     """
     from rsgrpo.evaluation.differences import difference_rows
+    from rsgrpo.evaluation.graded import seed_files
     from rsgrpo.evaluation.statistics import public
 
     ks, names = read_ks(k), read_names(benchmarks)
     rows = difference_rows(
-        read_places(first), read_places(second), ks, benchmarks=names, resamples=resamples
+        seed_files(first), seed_files(second), ks, benchmarks=names, resamples=resamples
     )
     print_rows([public(row) for row in rows], as_json, as_csv)
-
-
-def read_places(text: str) -> list[Path]:
-    """Return the graded files of one side: places with commas between them.
-
-    Raises:
-        UserError: A place has none, or there is no place.
-    """
-    from rsgrpo.evaluation.graded import graded_file
-
-    places = [Path(place) for place in text.split(",") if place]
-    if not places:
-        raise UserError(f"{text!r} names no file: give a graded file or a folder with one")
-    return [graded_file(place) for place in places]
 
 
 def read_names(text: str | None) -> list[str] | None:

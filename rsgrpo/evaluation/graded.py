@@ -27,6 +27,26 @@ def graded_file(place: Path) -> Path:
     return file
 
 
+def seed_files(text: str) -> list[Path]:
+    """Return the graded files of one side of a comparison.
+
+    Args:
+        text: A graded file or a folder with one, whose name may hold commas; or several, of one
+            seed each, with commas between them.
+
+    Raises:
+        UserError: A place has none, there is no place, or two places are one file.
+    """
+    places = [text] if Path(text).exists() else [place for place in text.split(",") if place]
+    if not text or not places:
+        raise UserError(f"{text!r} names no file: give a graded file or a folder with one")
+    files = [graded_file(Path(place)) for place in places]
+    for at, file in enumerate(files):
+        if any(file.samefile(other) for other in files[:at]):
+            raise UserError(f"{text} names {file} twice: give each seed's file once")
+    return files
+
+
 def common_name(benchmarks: Sequence[set[str]]) -> str | None:
     """Return the name under which the only benchmarks of several files are compared.
 
