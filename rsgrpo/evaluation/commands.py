@@ -76,7 +76,7 @@ def evaluate(
     rows = json.loads((scored / STATISTICS).read_text(encoding="utf-8"))
     for row in rows:
         row["warnings"] = k_warnings(row["benchmark"], row["k"], row["n_samples"])
-    print_rows(rows, as_json, as_csv)
+    print_rows(rows, as_json, as_csv, once=("policy", "method", "risk_beta", "seed"))
 
 
 def passk(
