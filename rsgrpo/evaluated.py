@@ -51,6 +51,8 @@ def evaluation_config(
     """
     _refuse_contradictions(asked)
     manifest = _manifest(asked.model)
+    if manifest is None and not asked.servers:
+        _refuse_other_folder(asked.model)
     paths, changed = list(files or ()), [*overrides]
     if not paths:
         own = {} if manifest is None else manifest["depends_on"]["config"]
@@ -77,6 +79,23 @@ def evaluated_run(config: Config, asked: Asked) -> Run:
     if asked.rollouts:
         return rollouts_run(config, _rollouts_name(asked.rollouts))
     return base_run(config, base_policy(config))
+
+
+def evaluated_training(root: Path, config: Config, run: Run) -> dict[str, Path]:
+    """Return the training that made the policy of an evaluation, where a root holds it.
+
+    Args:
+        root: The --out folder of the evaluation.
+        config: Its config.
+        run: What is evaluated.
+
+    Returns:
+        `{policy's name: folder of its training}`, or nothing.
+    """
+    folder = Path(config.policy.checkpoint or "").resolve()
+    if run.identity["method"] == "rollouts" or folder.parent != (root / "train").resolve():
+        return {}
+    return {run.name: folder}
 
 
 def _overrides(asked: Asked) -> Iterator[str]:
@@ -126,6 +145,8 @@ def _manifest(model: str | None) -> dict[str, Any] | None:
     folder = Path(model)
     if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         raise UserError(f"{model} does not exist: name a policy's folder or a hub id")
+    if folder.is_file():
+        raise UserError(f"{model} is a file, not a policy: name a policy's folder or a hub id")
     if not (folder / MANIFEST).is_file():
         return None
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -135,6 +156,11 @@ def _manifest(model: str | None) -> dict[str, Any] | None:
             "train/"
         )
     return manifest
+
+
+def _refuse_other_folder(model: str | None) -> None:
+    if model and Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+        raise UserError(f"{model} holds no policy (config.json): name a policy's folder")
 
 
 def _refuse_contradictions(asked: Asked) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -23,15 +24,31 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print rows as JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")]
 
 
-def print_rows(rows: list[dict[str, Any]], as_json: bool, as_csv: bool = False) -> None:
-    """Print rows as a table or CSV, each of their warnings once on stderr; or as JSON."""
+def print_rows(
+    rows: list[dict[str, Any]], as_json: bool, as_csv: bool = False, once: Sequence[str] = ()
+) -> None:
+    """Print rows as a table or CSV, each of their warnings once on stderr; or as JSON.
+
+    Args:
+        rows: Mappings with the same keys, and perhaps `warnings`.
+        as_json: Print JSON.
+        as_csv: Print CSV.
+        once: Columns that are the same in all rows: a table has them on a line above it.
+    """
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     from rsgrpo.tabular import comma_separated, table
 
     warnings = [warning for row in rows for warning in row.pop("warnings", [])]
-    typer.echo(comma_separated(rows) if as_csv else table(rows))
+    if as_csv:
+        typer.echo(comma_separated(rows))
+    else:
+        if rows and once:
+            said = [f"{name} {rows[0][name]}" for name in once if rows[0][name] is not None]
+            typer.echo(", ".join(said) + "\n")
+            rows = [{n: v for n, v in row.items() if n not in once} for row in rows]
+        typer.echo(table(rows, get_terminal_size().columns if sys.stdout.isatty() else None))
     for warning in dict.fromkeys(warnings):
         print(f"warning: {warning}", file=sys.stderr)
 

@@ -57,7 +57,7 @@ def evaluate(
     Without a config: the embedded Countdown task for its own policy and runs; for any other model
     the paper's six benchmarks with 1,024 samples of each problem, 32 of MATH500's.
     """
-    from rsgrpo.evaluated import Asked, evaluated_run, evaluation_config
+    from rsgrpo.evaluated import Asked, evaluated_run, evaluated_training, evaluation_config
     from rsgrpo.evaluation.score import STATISTICS
     from rsgrpo.evaluation.statistics import k_warnings
     from rsgrpo.stages import run
@@ -71,11 +71,12 @@ def evaluate(
     evaluated = evaluated_run(study, asked)
     begin_study(out, study, None if rollouts else run(out, prepared(study)))
     scored = run(out, evaluated.score)
-    end_study(out, study, scores={evaluated.name: scored}, trainings={}, files={})
+    trainings = evaluated_training(out, study, evaluated)
+    end_study(out, study, scores={evaluated.name: scored}, trainings=trainings, files={})
     rows = json.loads((scored / STATISTICS).read_text(encoding="utf-8"))
     for row in rows:
         row["warnings"] = k_warnings(row["benchmark"], row["k"], row["n_samples"])
-    print_rows(rows, as_json, as_csv)
+    print_rows(rows, as_json, as_csv, once=("policy", "method", "risk_beta", "seed"))
 
 
 def passk(

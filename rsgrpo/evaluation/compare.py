@@ -22,9 +22,8 @@ from rsgrpo.evaluation.resampling import (
     prompt_weights,
     resampled_means,
     seed_weights,
+    without_rounding,
 )
-
-_ROUNDING = 1e-12
 
 
 class Estimate(NamedTuple):
@@ -103,11 +102,9 @@ def paired_difference(
     """
     methods, names_P = _checked([first, second], benchmarks_P)
     first_RK, second_RK = resampled_methods(methods, names_P, resamples=resamples, seed=seed)
-    differences_RK = first_RK - second_RK
-    # Where all seeds agree a difference is 0 but for rounding, whose sign would pass for evidence.
-    differences_RK[np.abs(differences_RK) < _ROUNDING] = 0
+    differences_RK = without_rounding(first_RK - second_RK)
     low_K, high_K = percentile_interval(differences_RK, level)
-    difference_K = _mean(methods[0], names_P) - _mean(methods[1], names_P)
+    difference_K = without_rounding(_mean(methods[0], names_P) - _mean(methods[1], names_P))
     return Difference(difference_K, low_K, high_K, _p_value(differences_RK))
 
 

@@ -27,21 +27,23 @@ def graded_file(place: Path) -> Path:
     return file
 
 
-def seed_files(places: str) -> list[Path]:
-    """Return the graded files that an argument names, one for each seed.
+def seed_files(text: str) -> list[Path]:
+    """Return the graded files of one side of a comparison.
 
     Args:
-        places: A graded file or a folder with one; several seeds with commas between them.
+        text: A graded file or a folder with one, whose name may hold commas; or several, of one
+            seed each, with commas between them.
 
     Raises:
-        UserError: There is none at a place, one is named twice, or there is no place.
+        UserError: A place has none, there is no place, or two places are one file.
     """
-    names = [name for name in places.split(",") if name]
-    if not names:
-        raise UserError(f"{places!r} names no file: give a graded file or a folder with one")
-    files = [graded_file(Path(name)) for name in ([places] if Path(places).exists() else names)]
-    if len({file.resolve() for file in files}) < len(files):
-        raise UserError(f"{places} names a file twice: name each seed once")
+    places = [text] if Path(text).exists() else [place for place in text.split(",") if place]
+    if not text or not places:
+        raise UserError(f"{text!r} names no file: give a graded file or a folder with one")
+    files = [graded_file(Path(place)) for place in places]
+    for at, file in enumerate(files):
+        if any(file.samefile(other) for other in files[:at]):
+            raise UserError(f"{text} names {file} twice: give each seed's file once")
     return files
 
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 MEAN = "mean"
 Array = npt.NDArray[np.float64]
 Labels = Sequence[str] | npt.NDArray[Any]
+# Far below any difference that samples can make, far above what sums of floats are off by.
+_ROUNDING = 1e-12
 
 
 class Interval(NamedTuple):
@@ -92,6 +94,15 @@ def percentile_interval(values_RK: Array, level: float) -> Interval:
     tail = (1 - level) / 2
     low_K, high_K = np.quantile(values_RK, (tail, 1 - tail), axis=0)
     return Interval(low_K, high_K)
+
+
+def without_rounding(differences: Array) -> Array:
+    """Return differences of means, exactly 0 where only the rounding of sums parts them.
+
+    Equal means summed in another order differ by 1e-16 of either sign, which a test that counts
+    signs would take for evidence.
+    """
+    return np.asarray(np.where(np.abs(differences) < _ROUNDING, 0.0, differences), np.float64)
 
 
 def _draw_counts(size: int, resamples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -58,8 +58,10 @@ def grade_file(
         progress: Called with (rows graded, rows) as the grading goes on.
 
     Raises:
-        UserError: As in `read_rollouts`, or `out` cannot be written.
+        UserError: As in `read_rollouts`, or `out` cannot be written or is `rollouts`.
     """
+    if out.exists() and rollouts.exists() and out.samefile(rollouts):
+        raise UserError(f"{out} is the file of rollouts itself: name another file to write")
     total = count_rows(rollouts) if progress else 0
     return grade_rows(read_rollouts(rollouts, benchmark), out, config, total, progress)
 

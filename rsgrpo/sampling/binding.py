@@ -31,7 +31,8 @@ def settings_of(
     """Return all that a draw depends on, as JSON has it.
 
     Args:
-        policy: A policy directory, known by its content, or a hub id, known by its revision.
+        policy: A policy directory, known by its content, or a hub id, known by its revision; what
+            a server serves need be on no hub and is known by the revision on disk, if any.
         problems: The problems of each benchmark, known by their content, by name.
         settings: Of these, what changes draws.
         prompt: How a problem becomes a prompt.
@@ -41,7 +42,7 @@ def settings_of(
         "drawn_with": {
             **settings.model_dump(mode="json", exclude=_FREE),
             **{f"prompt.{key}": value for key, value in prompt.model_dump(mode="json").items()},
-            "policy": policy_digest(policy),
+            "policy": policy_digest(policy, ask_hub=settings.backend == "local"),
             "code": code_version(stage.rooms),
             **{name: package_version(name) for name in stage.packages},
         },
@@ -49,8 +50,13 @@ def settings_of(
     }
 
 
-def policy_digest(policy: str | Path) -> str:
-    """Return what tells a policy's weights from others: a digest, or a hub id and its revision."""
+def policy_digest(policy: str | Path, ask_hub: bool = True) -> str:
+    """Return what tells a policy's weights from others: a digest, or a hub id and its revision.
+
+    Args:
+        policy: A policy directory, a hub id, or the name under which a server has it.
+        ask_hub: Whether to ask the hub for its newest revision; else that on disk is taken.
+    """
     folder = Path(policy)
     if folder.is_dir():
         files = sorted(file for file in folder.iterdir() if _belongs_to_policy(file))
@@ -58,7 +64,8 @@ def policy_digest(policy: str | Path) -> str:
     with suppress(ImportError, OSError):  # not to be had: the back end will say so
         from transformers.utils.hub import cached_file
 
-        return f"{policy}@{Path(cached_file(str(policy), 'config.json')).parent.name}"
+        config = cached_file(str(policy), "config.json", local_files_only=not ask_hub)
+        return f"{policy}@{Path(config).parent.name}"
     return str(policy)
 
 

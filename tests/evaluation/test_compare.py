@@ -118,3 +118,10 @@ def test_the_interval_covers_the_true_difference():
         found = paired_difference(seeds, [base], resamples=300, seed=trial)
         hits += found.low_K[0] <= truth <= found.high_K[0]
     assert hits / 200 > 0.9
+
+
+def test_equal_means_summed_in_another_order_are_no_evidence():
+    passk_PK = np.random.default_rng(0).integers(0, 9, (100, 1)) / 8
+    found = paired_difference([passk_PK, passk_PK], [passk_PK], resamples=500)
+    np.testing.assert_array_equal([found.difference_K, found.low_K, found.high_K], 0)
+    np.testing.assert_array_equal(found.p_value_K, 1)

@@ -216,5 +216,15 @@ def test_bad_sides_are_one_sentence(tmp_path: Path) -> None:
         compare(str(first), f"{first},{tmp_path / 'none.parquet'}")
     with pytest.raises(UserError, match="names no file"):
         compare(",", str(first))
-    with pytest.raises(UserError, match="names a file twice: name each seed once"):
-        compare(f"{first},{first}", str(first))
+
+
+def test_a_name_with_a_comma_is_one_file_and_a_seed_is_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = policy(tmp_path / "a.parquet", [4, 8])
+    second = policy(tmp_path / "b, c.parquet", [8, 8])
+    compare(str(first), str(second), k="1", as_json=True)
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["seeds_b"], row["b"]) == (1, 0.5)
+    with pytest.raises(UserError, match="twice: give each seed's file once"):
+        compare(str(first), f"{first},{tmp_path / '.' / 'a.parquet'}")

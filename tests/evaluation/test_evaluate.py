@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rsgrpo.analyses.run_commands import diagnosis_verb
 from rsgrpo.config import load_config
 from rsgrpo.data.commands import prepare
 from rsgrpo.data.jsonl import read_problems
@@ -23,6 +24,7 @@ from rsgrpo.evaluated import SIX_BENCHMARKS, Asked, evaluation_config
 from rsgrpo.evaluation.commands import evaluate
 from rsgrpo.stages import run
 from rsgrpo.study import base_policy, trained_run
+from rsgrpo.tracking.journal import training_run
 from rsgrpo.tracking.spool import read_spool
 from tests.conftest import TINY
 from tests.test_real_input import make_checkpoint
@@ -127,6 +129,23 @@ def test_a_training_run_is_evaluated_under_its_name(
     }
     assert {row["n_samples"] for row in rows} == {4}
     assert {row["benchmark"] for row in rows} >= {"T1", "T6", "mean"}
+
+
+def test_a_run_evaluated_in_its_own_root_is_diagnosed_against_the_base_there(
+    root: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = shutil.copytree(root, tmp_path / "runs")
+    evaluated(capsys, mine)
+    evaluated(capsys, mine, mine / "train" / trained.name)
+    [start] = [
+        record
+        for record in read_spool(mine / "spool.jsonl")
+        if record["kind"] == "start" and record["tags"].get("method") == "rs_grpo"
+    ]
+    assert start["parent"] == training_run("rs_grpo-beta2-seed0", trained)
+    diagnosis_verb([mine], as_json=True)
+    [row] = [r for r in json.loads(capsys.readouterr().out) if r["signature"] == "base_overtakes"]
+    assert "at k=4" in row["evidence"]
 
 
 def test_rollouts_made_elsewhere_are_graded_scored_and_logged(
@@ -291,6 +310,13 @@ def test_the_folder_of_another_stage_is_no_policy(tmp_path: Path) -> None:
     write_manifest(tmp_path, "score", {})
     with pytest.raises(UserError, match="folder of stage score, not of a policy"):
         evaluation_config(Asked(str(tmp_path)), None, [])
+
+
+def test_what_holds_no_policy_is_said_before_data_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "graded.parquet").touch()
+    for place, message in ((tmp_path, "holds no policy"), (tmp_path / "graded.parquet", "a file")):
+        with pytest.raises(UserError, match=message):
+            evaluation_config(Asked(str(place)), None, ())
 
 
 def test_benchmarks_that_are_not_prepared_and_missing_rollouts_are_one_sentence(

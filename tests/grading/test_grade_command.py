@@ -154,6 +154,15 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
     assert "/proc/out.parquet" in fault(path, "-o", "/proc/out.parquet")
 
 
+def test_the_rollouts_are_never_overwritten(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", row(0))
+    before = path.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for out in (path, tmp_path / "link.jsonl"):
+        assert "is the file of rollouts itself" in fault(path, "-o", out)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("option", "value", "part"),
     [

@@ -225,3 +225,17 @@ def test_a_hub_policy_is_known_by_its_revision(policy: Path, tmp_path: Path) -> 
         (repository / "refs" / "main").write_text(revision)
         printed = subprocess.check_output([sys.executable, "-c", code], env=offline, text=True)
         assert printed.strip() == f"some/policy@{revision}"
+
+
+def test_what_a_server_serves_is_not_looked_for_on_the_hub() -> None:
+    code = (
+        "from rsgrpo.config import load_config; from rsgrpo.sampling.binding import settings_of; "
+        "config = load_config(None, ['sampling.backend=server']); "
+        "bound = settings_of('mine', {}, config.sampling, config.prompt); "
+        "print(bound['drawn_with']['policy'])"
+    )
+    unreachable = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=unreachable, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("mine\n", "")
