@@ -159,12 +159,15 @@ def _diagnosed(
 ) -> list[dict[str, Any]]:
     from rsgrpo.analyses.diagnosis import diagnose
     from rsgrpo.analyses.places import evaluations, run_logs, under_one_name
+    from rsgrpo.evaluation.graded import graded_file, refuse_other_problems
 
     rows: list[dict[str, Any]] = []
     scored = evaluations(place) if place.is_dir() else {}
     logs = run_logs(place)
     if graded and len(logs) > 1:
         raise UserError(f"--graded belongs to one run and {place} holds {len(logs)}: name one")
+    if base and graded:
+        refuse_other_problems([graded_file(base), graded_file(graded)])
     from_base = _counts(base, scored.get("base"))
     for log in logs:
         policy = _counts(graded, scored.get(log.record.run))

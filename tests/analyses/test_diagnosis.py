@@ -269,6 +269,17 @@ def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         analyse("diagnosis", str(run), "--base", str(twice))
 
 
+def test_evaluations_of_other_problems_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [2.0] * 20)
+    for name in ("one", "two"):
+        row = {"benchmark": "b", "problem_id": "p", "correct": True}
+        told = {"problem": name, "answer": name}
+        pq.write_table(pa.Table.from_pylist([{**row, **told}]), tmp_path / name)
+    more = ["--base", str(tmp_path / "one"), "--graded", str(tmp_path / "two")]
+    with pytest.raises(UserError, match=r"gold answer 'two' in .*two, 'one' in .*one"):
+        analyse("diagnosis", str(run), *more)
+
+
 def test_the_verb_stores_tags_beside_finished_stages(tmp_path: Path) -> None:
     run = write_run(tmp_path / "train" / "rs-abc", [2.0] * 10 + [0.1] * 30)
     before = (run / "spool.jsonl").read_bytes()
