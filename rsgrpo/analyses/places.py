@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from rsgrpo.analyses.dynamics import TrainingRecord, read_spool
 from rsgrpo.analyses.study import Identity, PolicyScore
 from rsgrpo.errors import UserError
-from rsgrpo.evaluation.graded import graded_batches, graded_file
+from rsgrpo.evaluation.answers import read_answers
+from rsgrpo.evaluation.graded import common_name, graded_file
 from rsgrpo.evaluation.score import read_prompts
 
 SPOOL = "spool.jsonl"
@@ -95,14 +96,26 @@ def graded_counts(place: Path) -> Counts:
     """Return the counts of a graded file, or of a folder with one.
 
     Raises:
-        UserError: There is none, or it lacks a column.
+        UserError: There is none, it lacks a column, or holds a sample twice.
     """
-    counts: Counts = {}
-    for batch in graded_batches(graded_file(place), ("benchmark", "problem_id", "correct")):
-        for benchmark, problem_id, correct in zip(*batch.to_pydict().values(), strict=True):
-            c, n = counts.get((benchmark, problem_id), (0, 0))
-            counts[benchmark, problem_id] = (c + correct, n + 1)
-    return counts
+    found = read_answers([graded_file(place)], votes=False)
+    prompts = zip(found.benchmarks_P.tolist(), found.problems_P.tolist(), strict=True)
+    counts = zip(found.correct_P.tolist(), found.n_P.tolist(), strict=True)
+    return dict(zip(prompts, counts, strict=True))
+
+
+def under_one_name(policy: Counts | None, base: Counts | None) -> tuple[Counts | None, ...]:
+    """Return both counts under one benchmark's name where each has one benchmark.
+
+    Rollouts graded by hand bear the name of their file as that of their benchmark.
+    """
+    if not policy or not base:
+        return policy, base
+    sides = (policy, base)
+    name = common_name([{benchmark for benchmark, _ in counts} for counts in sides])
+    if name is None:
+        return sides
+    return tuple({(name, problem): at for (_, problem), at in side.items()} for side in sides)
 
 
 def evaluations(root: Path) -> dict[str, Path]:

@@ -158,7 +158,7 @@ def _diagnosed(
     place: Path, base: Path | None, graded: Path | None, k: int | None, resamples: int, tag: bool
 ) -> list[dict[str, Any]]:
     from rsgrpo.analyses.diagnosis import diagnose
-    from rsgrpo.analyses.places import evaluations, run_logs
+    from rsgrpo.analyses.places import evaluations, run_logs, under_one_name
 
     rows: list[dict[str, Any]] = []
     scored = evaluations(place) if place.is_dir() else {}
@@ -168,7 +168,8 @@ def _diagnosed(
     from_base = _counts(base, scored.get("base"))
     for log in logs:
         policy = _counts(graded, scored.get(log.record.run))
-        found = diagnose(log.record, policy, from_base, high_k=k, resamples=resamples)
+        counts = under_one_name(policy, from_base)
+        found = diagnose(log.record, *counts, high_k=k, resamples=resamples)
         rows += [{"run": log.name, **finding._asdict()} for finding in found]
         if tag:
             _tag(place, log.record.run, found)
