@@ -141,12 +141,17 @@ def _spools(place: Path) -> list[Path]:
     below = sorted(place.glob(f"train/*/{SPOOL}"))
     if below:
         return below
-    if (place / SPOOL).is_file():
+    if (place / SPOOL).is_file() and not _is_of_study(place / SPOOL):
         return [place / SPOOL]
     raise UserError(
         f"{place} holds no training log ({SPOOL} or train/*/{SPOOL}): give a training's folder or "
         "a study's root"
     )
+
+
+def _is_of_study(spool: Path) -> bool:
+    """Return whether a spool is that of a study's root, where no training writes."""
+    return any(record["tags"].get("stage") == "study" for record in _starts(spool))
 
 
 def _log(spool: Path) -> RunLog:

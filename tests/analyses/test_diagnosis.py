@@ -247,6 +247,10 @@ def test_faults_of_the_user_are_one_sentence(tmp_path: Path) -> None:
     write_run(tmp_path / "train" / "rs-abd", [2.0] * 12)
     with pytest.raises(UserError, match="nowhere does not exist"):
         analyse("diagnosis", str(tmp_path / "nowhere"))
+    with Spool(tmp_path / "evaluated" / "spool.jsonl", "study") as spool:
+        spool.start("study", "study", tags={"stage": "study"})
+    with pytest.raises(UserError, match="evaluated holds no training log"):
+        analyse("diagnosis", str(tmp_path / "evaluated"))
     with pytest.raises(UserError, match=r"none\.parquet does not exist"):
         analyse("diagnosis", str(run), "--base", str(tmp_path / "none.parquet"))
     graded = write_graded(tmp_path / "g", BROAD)
