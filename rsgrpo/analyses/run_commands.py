@@ -45,7 +45,9 @@ def solve_rate_verb(
             "{prompt_index, n_per_visit, acc_history}."
         ),
     ],
-    every: Annotated[int, typer.Option(help="Show each so-manieth step.", min=1)] = 1,
+    every: Annotated[
+        int, typer.Option(help="Show each N-th step, the first and the last.", min=1)
+    ] = 1,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
