@@ -135,7 +135,7 @@ def sync(
         ),
     ] = None,
 ) -> None:
-    """Ship what training has recorded to MLflow; again and again without duplicates."""
+    """Ship what training and evaluation recorded to MLflow; again and again without duplicates."""
     from rsgrpo.tracking.sender import sync as ship
 
     summary = ship(root, tracking_uri)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rsgrpo.config import Config, load_config
 from rsgrpo.errors import UserError
-from rsgrpo.stages import MANIFEST
+from rsgrpo.stages import read_manifest
 from rsgrpo.study import Run, base_policy, base_run, rollouts_run
 
 # The paper's evaluation; configs/ has it too and is not in a wheel.
@@ -147,10 +147,8 @@ def _manifest(model: str | None) -> dict[str, Any] | None:
         raise UserError(f"{model} does not exist: name a policy's folder or a hub id")
     if folder.is_file():
         raise UserError(f"{model} is a file, not a policy: name a policy's folder or a hub id")
-    if not (folder / MANIFEST).is_file():
-        return None
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if manifest["stage"] not in ("train", "pretrain"):
+    manifest = read_manifest(folder)
+    if manifest and manifest["stage"] not in ("train", "pretrain"):
         raise UserError(
             f"{model} is the folder of stage {manifest['stage']}, not of a policy: name one below "
             "train/"

@@ -135,8 +135,8 @@ def world_size() -> int:
 
 def manifests(root: Path) -> list[dict[str, Any]]:
     """Return the manifests of all finished stages below a root."""
-    files = sorted(root.glob(f"*/*/{MANIFEST}"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    found = (read_manifest(file.parent) for file in sorted(root.glob(f"*/*/{MANIFEST}")))
+    return [manifest for manifest in found if manifest]
 
 
 def users_of(root: Path, folder: Path, stage: str) -> list[Path]:
@@ -150,12 +150,27 @@ def users_of(root: Path, folder: Path, stage: str) -> list[Path]:
     if not _is_finished(folder):
         return []
     content = _sha256_of_outputs(folder)
-    files = sorted(root.glob(f"{stage}/*/{MANIFEST}"))
+    folders = [file.parent for file in sorted(root.glob(f"{stage}/*/{MANIFEST}"))]
     return [
-        file.parent
-        for file in files
-        if content in json.loads(file.read_text("utf-8"))["depends_on"]["inputs"].values()
+        user
+        for user in folders
+        if (manifest := read_manifest(user))
+        and content in manifest["depends_on"]["inputs"].values()
     ]
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a finished stage's folder.
+
+    None where there is none, where it is damaged (its stage then counts as unfinished), or where
+    the file of that name is another program's, as in a checkpoint from elsewhere.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    ours = isinstance(manifest, dict) and {"stage", "depends_on", "outputs"} <= manifest.keys()
+    return manifest if ours else None
 
 
 def disk_is_full(folder: Path) -> bool:
@@ -239,11 +254,8 @@ def _is_output(file: Path, folder: Path) -> bool:
 
 def _is_finished(folder: Path) -> bool:
     """Return whether the manifest and all that it lists are there."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return all(
+    manifest = read_manifest(folder)
+    return manifest is not None and all(
         (folder / name).exists() and (folder / name).stat().st_size == output["bytes"]
         for name, output in manifest["outputs"].items()
     )

@@ -6,7 +6,6 @@ machine is decided elsewhere.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from rsgrpo.config_training import AdvantageConfig
 from rsgrpo.data.catalogue import file_of
 from rsgrpo.errors import UserError
 from rsgrpo.nodes import Input, Node
-from rsgrpo.stages import MANIFEST
+from rsgrpo.stages import read_manifest
 from rsgrpo.training.named_rewards import reward_version
 
 
@@ -112,8 +111,7 @@ def base_policy(config: Config) -> Input:
 def base_run(config: Config, base: Input) -> Run:
     """Return the evaluation of the base policy; one that was trained here keeps its name."""
     identity = {"policy": "base", "method": "base", "risk_beta": None, "seed": config.policy.seed}
-    if isinstance(base, Path) and (base / MANIFEST).exists():
-        manifest = json.loads((base / MANIFEST).read_text(encoding="utf-8"))
+    if isinstance(base, Path) and (manifest := read_manifest(base)):
         identity = manifest["depends_on"]["extras"].get("identity", identity)
     return Run(identity, None, score_node(config, base, identity))
 

@@ -8,7 +8,21 @@ from collections.abc import Mapping, Sequence
 
 # What a row is about, repeated in each part of a table that is too wide for one.
 _SUBJECTS = frozenset(
-    ("run", "file", "policy", "before", "after", "metric", "benchmark", "k", "signature", "step")
+    [
+        "run",
+        "file",
+        "policy",
+        "label",
+        "before",
+        "after",
+        "metric",
+        "benchmark",
+        "low_k",
+        "high_k",
+        "k",
+        "signature",
+        "step",
+    ]
 )
 
 

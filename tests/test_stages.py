@@ -85,6 +85,15 @@ def test_a_missing_or_cut_output_counts_as_unfinished(tmp_path: Path) -> None:
     assert (folder / "number.txt").read_text() == "42"
 
 
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1]"])
+def test_a_damaged_manifest_counts_as_unfinished(content: str, tmp_path: Path) -> None:
+    folder = run(tmp_path, doubled(Config()))
+    (folder / "manifest.json").write_text(content)
+    assert find(tmp_path, doubled(Config())) is None
+    assert run(tmp_path, doubled(Config())) == folder
+    assert CALLS == ["write", "double", "double"]
+
+
 def test_the_manifest_names_inputs_config_code_and_outputs(tmp_path: Path) -> None:
     folder = run(tmp_path, doubled(Config()))
     manifest = json.loads((folder / "manifest.json").read_text())

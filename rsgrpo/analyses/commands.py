@@ -136,6 +136,8 @@ def cases(
     ours, theirs = seed_files(a), seed_files(b)
     if root is not None and not root.is_dir():
         raise UserError(f"--root {root} is not a folder: name the --out folder of a study")
+    if out is not None and out.exists() and any(out.samefile(f) for f in (*ours, *theirs)):
+        raise UserError(f"{out} is a graded file that is read: name another file to write")
     found = find_cases(ours, theirs, n, seed)
     names = [",".join(map(label_of, files)) for files in (ours, theirs)]
     if not found.shown:

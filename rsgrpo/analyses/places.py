@@ -96,22 +96,26 @@ def graded_counts(place: Path) -> Counts:
     """Return the counts of a graded file, or of a folder with one.
 
     Raises:
-        UserError: There is none, it lacks a column, or it has a sample twice.
+        UserError: There is none, it lacks a column, or holds a sample twice.
     """
     found = read_answers([graded_file(place)], votes=False)
-    names = zip(found.benchmarks_P.tolist(), found.problems_P.tolist(), strict=True)
-    return dict(
-        zip(names, zip(found.correct_P.tolist(), found.n_P.tolist(), strict=True), strict=True)
-    )
+    prompts = zip(found.benchmarks_P.tolist(), found.problems_P.tolist(), strict=True)
+    counts = zip(found.correct_P.tolist(), found.n_P.tolist(), strict=True)
+    return dict(zip(prompts, counts, strict=True))
 
 
-def under_one_name(policy: Counts, base: Counts) -> list[Counts]:
-    """Return both with one name for their benchmark, where `common_name` finds that it is one."""
-    both = [policy, base]
-    name = common_name([{benchmark for benchmark, _ in counts} for counts in both])
+def under_one_name(policy: Counts | None, base: Counts | None) -> tuple[Counts | None, ...]:
+    """Return both counts under one benchmark's name where each has one benchmark.
+
+    Rollouts graded by hand bear the name of their file as that of their benchmark.
+    """
+    if not policy or not base:
+        return policy, base
+    sides = (policy, base)
+    name = common_name([{benchmark for benchmark, _ in counts} for counts in sides])
     if name is None:
-        return both
-    return [{(name, problem): of for (_, problem), of in counts.items()} for counts in both]
+        return sides
+    return tuple({(name, problem): at for (_, problem), at in side.items()} for side in sides)
 
 
 def evaluations(root: Path) -> dict[str, Path]:
@@ -137,12 +141,17 @@ def _spools(place: Path) -> list[Path]:
     below = sorted(place.glob(f"train/*/{SPOOL}"))
     if below:
         return below
-    if (place / SPOOL).is_file():
+    if (place / SPOOL).is_file() and not _is_of_study(place / SPOOL):
         return [place / SPOOL]
     raise UserError(
         f"{place} holds no training log ({SPOOL} or train/*/{SPOOL}): give a training's folder or "
         "a study's root"
     )
+
+
+def _is_of_study(spool: Path) -> bool:
+    """Return whether a spool is that of a study's root, where no training writes."""
+    return any(record["tags"].get("stage") == "study" for record in _starts(spool))
 
 
 def _log(spool: Path) -> RunLog:

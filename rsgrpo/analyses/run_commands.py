@@ -45,7 +45,9 @@ def solve_rate_verb(
             "{prompt_index, n_per_visit, acc_history}."
         ),
     ],
-    every: Annotated[int, typer.Option(help="Show each so-manieth step.", min=1)] = 1,
+    every: Annotated[
+        int, typer.Option(help="Show each N-th step, the first and the last.", min=1)
+    ] = 1,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -171,10 +173,8 @@ def _diagnosed(
     from_base = _counts(base, scored.get("base"))
     for log in logs:
         policy = _counts(graded, scored.get(log.record.run))
-        compared = (
-            under_one_name(policy, from_base) if policy and from_base else (policy, from_base)
-        )
-        found = diagnose(log.record, *compared, high_k=k, resamples=resamples)
+        counts = under_one_name(policy, from_base)
+        found = diagnose(log.record, *counts, high_k=k, resamples=resamples)
         rows += [{"run": log.name, **finding._asdict()} for finding in found]
         if tag:
             _tag(place, log.record.run, found)

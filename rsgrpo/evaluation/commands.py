@@ -11,7 +11,9 @@ import typer
 from rsgrpo.errors import UserError
 from rsgrpo.terminal import AsCsv, AsJson, ConfigFiles, Overrides, Root, print_rows, use_one_thread
 
-Ks = Annotated[str | None, typer.Option("--k", help="Values of k: 1,2,4,8.")]
+Ks = Annotated[
+    str | None, typer.Option("--k", help="Values of k: 1,2,4,8; powers of two by default.")
+]
 Resamples = Annotated[int, typer.Option(help="Bootstrap resamples.", min=100)]
 Benchmarks = Annotated[str | None, typer.Option("--benchmarks", help="Only these: aime24,math500.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsgrpo.terminal import AsJson, progress_of
+from rsgrpo.terminal import progress_of
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def grade(
         str | None,
         typer.Option(help="Benchmark of every row; by default its column, or else the file name."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Grade completions with Math-Verify in processes that can be killed.
 

@@ -6,14 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from rsgrpo.config import Config
 from rsgrpo.data.prepare import read_benchmarks
 from rsgrpo.grading.files import grade_file, grade_rows
 from rsgrpo.grading.rollouts import Rollout
 from rsgrpo.records import Answer, Problem, Sample
-from rsgrpo.sampling.store import read_parts
+from rsgrpo.sampling.store import read_parts, rows_in
 
 GRADED = "graded.parquet"
 
@@ -39,8 +37,8 @@ def grade_stage(config: Config, *, data: Path, samples: Path, out: Path) -> None
         _rollout(benchmark, problems[benchmark, row.problem_id], row)
         for benchmark, row in read_parts(samples)
     )
-    total = sum(pq.read_metadata(part).num_rows for part in samples.glob("*/part-*.parquet"))
-    grade_rows(rollouts, out / GRADED, config.grading, total, _print_progress())
+    progress = _print_progress()
+    grade_rows(rollouts, out / GRADED, config.grading, rows_in(samples), progress)
 
 
 def grade_rollouts_stage(config: Config, *, rollouts: Path, out: Path) -> None:

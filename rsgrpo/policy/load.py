@@ -23,6 +23,7 @@ def load_policy(
     Raises:
         UserError: The path does not exist or holds no checkpoint.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -33,7 +34,7 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint, dtype=dtype, use_safetensors=True, **options
         )
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, SafetensorError) as fault:
         reason = str(fault).strip().splitlines()[0]
         raise UserError(
             f"policy {str(checkpoint)!r} cannot be loaded ({reason}): name a directory with "

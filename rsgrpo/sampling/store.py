@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,15 +217,34 @@ def asked_samples(folder: Path) -> dict[str, int]:
     return asked
 
 
+def rows_in(folder: Path) -> int:
+    """Return how many samples lie in a folder of parts.
+
+    Raises:
+        UserError: A part cannot be read.
+    """
+    count = 0
+    for file in folder.glob("*/part-*.parquet"):
+        with _named(file):
+            count += pq.read_metadata(file).num_rows
+    return count
+
+
 def _rows(file: Path) -> list[dict[str, Any]]:
-    try:
+    with _named(file):
         rows: list[dict[str, Any]] = pq.read_table(file, schema=SCHEMA).to_pylist()
+    return rows
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise UserError(
             f"{file} is no part of samples ({reason}): remove it, and it is drawn again"
         ) from None
-    return rows
 
 
 def _part_seed(seed: int, benchmark: str, chunk: int, start: int, stop: int) -> int:

@@ -85,6 +85,13 @@ def test_cases_on_real_rollouts_are_written_and_printed(real, monkeypatch, capsy
     assert rsgrpo(monkeypatch, capsys, "cases", *real)[1] == page.read_text("utf-8")
 
 
+def test_a_page_is_never_written_over_a_graded_file(real, monkeypatch, capsys, tmp_path):
+    files = [shutil.copy(file, tmp_path) for file in real]
+    status, _, err = rsgrpo(monkeypatch, capsys, "cases", *files, "-o", files[1])
+    assert status == 2 and "is a graded file that is read: name another" in err
+    assert (tmp_path / real[1].name).read_bytes() == real[1].read_bytes()
+
+
 def test_nothing_to_show_is_said_and_no_fault(real, monkeypatch, capsys, tmp_path):
     page = tmp_path / "cases.md"
     status, out, _ = rsgrpo(monkeypatch, capsys, "cases", real[0], real[0], "-o", page)

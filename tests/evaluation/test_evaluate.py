@@ -23,7 +23,7 @@ from rsgrpo.errors import UserError
 from rsgrpo.evaluated import SIX_BENCHMARKS, Asked, evaluation_config
 from rsgrpo.evaluation.commands import evaluate
 from rsgrpo.stages import run
-from rsgrpo.study import base_policy, trained_run
+from rsgrpo.study import base_policy, base_run, trained_run
 from rsgrpo.tracking.journal import training_run
 from rsgrpo.tracking.spool import read_spool
 from tests.conftest import TINY
@@ -276,7 +276,7 @@ def test_a_run_on_the_embedded_task_is_evaluated_on_it(tmp_path: Path) -> None:
 
 
 def write_manifest(folder: Path, stage: str, branches: dict[str, Any]) -> None:
-    manifest = {"stage": stage, "depends_on": {"config": branches, "extras": {}}}
+    manifest = {"stage": stage, "depends_on": {"config": branches, "extras": {}}, "outputs": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -304,6 +304,14 @@ def test_arguments_that_make_no_sense_are_one_sentence(asked: Asked, message: st
     with pytest.raises(UserError, match=message) as fault:
         evaluation_config(asked, None, [])
     assert "\n" not in str(fault.value)
+
+
+def test_a_manifest_of_another_program_is_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "manifest.json").write_text('{"files": []}')
+    assert evaluation_config(Asked(str(tmp_path)), None, []).sampling.n == 1024
+    own = load_config(None, [f"policy.checkpoint={tmp_path}"])
+    assert base_run(own, base_policy(own)).name == "base"
 
 
 def test_the_folder_of_another_stage_is_no_policy(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from rsgrpo.config import load_config
 from rsgrpo.data.jsonl import write_problems
+from rsgrpo.errors import UserError
 from rsgrpo.grading.files import graded_schema
 from rsgrpo.grading.stage import grade_stage
 from rsgrpo.records import Problem
@@ -52,3 +53,7 @@ def test_parts_are_graded_in_their_order_whatever_problems_they_hold(
         right = {"a": (1, 2), "b": (0,)}[sample.problem_id]
         assert row["correct"] == (sample.sample_index in right)
     assert "grading: 16 of 16 answers" in capsys.readouterr().err
+    part.write_bytes(b"")
+    places = {name: tmp_path / name for name in ("data", "samples", "out")}
+    with pytest.raises(UserError, match=r"part-0000-00002-00004.* remove it, and it is drawn"):
+        grade_stage(config, **places)

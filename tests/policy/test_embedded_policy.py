@@ -67,3 +67,7 @@ def test_a_policy_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded") as fault:
         load_policy(tmp_path / "nothing")
     assert "\n" not in str(fault.value)
+    save_policy(tiny.build_model(Config().policy), tiny.build_tokenizer(), tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_policy(tmp_path)
