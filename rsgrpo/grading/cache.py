@@ -39,6 +39,7 @@ _PACKAGES = (
     "gmpy2",
 )
 _DECIDING_FILES = ("normalise.py", "verify.py", "worker.py")
+_LASTING = ("correct", "incorrect", "no_answer", "error")
 _TOLD: set[str] = set()
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class VerdictCache:
         try:
             with closing(_open(_path())) as connection:
                 return action(connection)
-        except (sqlite3.Error, OSError, RuntimeError) as fault:
+        except (sqlite3.Error, OSError, RuntimeError, UnicodeDecodeError) as fault:
             self._broken = True
             _say_once(f"{type(fault).__name__}: {fault}")
             return None
@@ -125,6 +126,8 @@ def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, 
         marks = ",".join("?" * len(some))
         query = f"SELECT key, verdict, extracted FROM verdicts WHERE key IN ({marks})"
         for key, verdict, extracted in connection.execute(query, some):
+            if verdict not in _LASTING or not isinstance(extracted, bytes):
+                raise sqlite3.DatabaseError("it holds what no grader wrote")
             found[key] = Check(sys.intern(verdict), extracted.decode("utf-8", "surrogatepass"))
     return found
 

@@ -6,6 +6,11 @@ import re
 from typing import Literal
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+# A whole box without escapes, in which braces are at most two deep: most answers.
+_PLAIN_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s*+\{"
+    r"((?:[^{}\\]|\\[a-zA-Z]|\{(?:[^{}\\]|\\[a-zA-Z])*+\})*+)\}"
+)
 _TOKENS = re.compile(
     r"(?P<box>\\(?:boxed|fbox)\s*\{)"
     r"|\\\\(?!(?:boxed|fbox)\s*\{)"
@@ -29,6 +34,9 @@ def last_boxed(text: str) -> str | None:
     begin = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if begin < 0:
         return None
+    plain = _PLAIN_BOX.match(text, begin)
+    if plain:
+        return plain[1].strip()
     content = _last_balanced(text, begin) if _BOX.match(text, begin) else None
     return _last_balanced(text, 0) if content is None else content
 

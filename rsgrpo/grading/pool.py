@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal
@@ -22,6 +23,7 @@ _REMEMBERED = 200_000
 _REMEMBERED_CHARS = 1_000
 _WRITE_SECONDS = 1.0
 _MAX_RESTARTS = 3
+_POOLS: weakref.WeakSet[GradingPool] = weakref.WeakSet()
 
 
 class GradingPool:
@@ -59,10 +61,11 @@ class GradingPool:
         self.checks = 0
         self._limits = Limits(workers, timeout, memory_mib, extract)
         self._max_chars = max_chars
-        self._lock = threading.Lock()
+        self._renew_lock()
         self._supervisor: Supervisor | None = None
         self._known: dict[bytes, Check] = {}
         self._cache = VerdictCache()
+        _POOLS.add(self)
 
     @classmethod
     def from_config(cls, config: GradingConfig) -> GradingPool:
@@ -109,6 +112,9 @@ class GradingPool:
         with self._lock:
             self._judge(sheet.questions, sheet.settle)
         return sheet.verdicts()
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def _judge(self, questions: list[Pair], settle: Callable[[Pair, Check], None]) -> None:
         unknown: dict[bytes, Pair] = {}
@@ -187,6 +193,16 @@ class GradingPool:
         if self._supervisor and self._supervisor.caller == os.getpid():
             self._supervisor.stop()
         self._supervisor = None
+
+
+def _renew_locks() -> None:
+    # A thread that was grading when its process forked holds the copy's lock, and is not there to
+    # give it back.
+    for pool in _POOLS:
+        pool._renew_lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Fresh:

@@ -11,11 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from rsgrpo.config import PromptConfig, SamplingConfig
 from rsgrpo.errors import UserError
 from rsgrpo.fingerprints import code_version, package_version, sha256
 from rsgrpo.records import Problem
-from rsgrpo.sampling.store import SETTINGS, Span, asked_samples, overlap, spans_in
+from rsgrpo.sampling.store import SETTINGS, Span, asked_samples, overlap, read_settings, spans_in
 from rsgrpo.stage_table import STAGES
 
 # A setting of these does not change a draw of a problem: how many, and of which benchmarks.
@@ -80,7 +83,7 @@ def bind_settings(out: Path, bound: Mapping[str, Any], n: Mapping[str, int]) -> 
     Raises:
         UserError: Parts drawn under other settings lie in `out`; the sentence names a difference.
     """
-    stored = _stored(out) or {"drawn_with": bound["drawn_with"], "problems": {}}
+    stored = {"drawn_with": bound["drawn_with"], "problems": {}, **(read_settings(out) or {})}
     for key in {**stored["drawn_with"], **bound["drawn_with"]}:
         before, now = stored["drawn_with"].get(key), bound["drawn_with"].get(key)
         if before != now:
@@ -122,8 +125,9 @@ def adopt(
         places = [f / name for f, stored in fitting if stored["problems"].get(name) == digest]
         taken = spans_in(out / name)
         for span, file in _by_reach(places):
-            if span.start < n[name] and not any(overlap(span, other) for other in taken):
-                _link(file, out / name / span.file_name)
+            if span.start >= n[name] or any(overlap(span, other) for other in taken):
+                continue
+            if _is_whole(file) and _link(file, out / name / span.file_name):
                 taken.append(span)
 
 
@@ -133,22 +137,37 @@ def _by_reach(places: Sequence[Path]) -> Iterator[tuple[Span, Path]]:
     yield from sorted(found, key=lambda one: (one[0].chunk, one[0].start, -one[0].stop, one[1]))
 
 
-def _link(file: Path, place: Path) -> None:
+def _link(file: Path, place: Path) -> bool:
+    """Put a part into its place too; False where it is gone."""
     place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(".partial")
     try:
         os.link(file, place)
+    except FileNotFoundError:
+        return False
     except OSError:  # another disk, or one without hard links
-        partial = place.with_suffix(".partial")
-        shutil.copyfile(file, partial)
+        try:
+            shutil.copyfile(file, partial)
+        except FileNotFoundError:
+            return False
         partial.replace(place)
+    return True
 
 
 def _stored(folder: Path) -> dict[str, Any] | None:
     try:
-        stored: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        stored = read_settings(folder)
+    except (UserError, OSError):  # another folder's fault is its own
         return None
-    return stored if "drawn_with" in stored else None
+    return stored if stored and {"drawn_with", "problems"} <= stored.keys() else None
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        pq.read_metadata(file)
+    except (pa.ArrowInvalid, OSError):  # torn, or gone in the meantime
+        return False
+    return True
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ An answer is another program's word: whatever in it is not as it should be is a 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ PLAIN_SAMPLING = {
     "frequency_penalty": 0.0,
 }
 _UNFINISHED = (None, "abort", "error")
+_MOST_TOKENS = 2**31 - 1
 
 
 class Fault(Exception):
@@ -83,7 +85,7 @@ def read_choices(answer: Any) -> list[Choice]:
         rows = sorted(answer["choices"], key=lambda row: row.get("index", 0))
         spent = (answer.get("usage") or {}).get("completion_tokens")
         return [_read_choice(row, spent if len(rows) == 1 else None) for row in rows]
-    except (TypeError, KeyError, AttributeError, ValueError) as fault:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as fault:
         raise Fault(f"answered what is no completion ({type(fault).__name__}: {fault})") from None
 
 
@@ -94,7 +96,7 @@ def _read_choice(row: dict[str, Any], spent: Any) -> Choice:
     if finish in _UNFINISHED:
         raise Fault(f"gave up a completion (finish_reason {finish})")
     logprobs = _token_logprobs(row.get("logprobs"))
-    n_tokens = spent if isinstance(spent, int) else None
+    n_tokens = spent if type(spent) is int and 0 <= spent <= _MOST_TOKENS else None
     return Choice(
         text.encode("utf-8", "replace").decode(),  # JSON may hold halves of surrogate pairs
         finish == "length",
@@ -105,7 +107,7 @@ def _read_choice(row: dict[str, Any], spent: Any) -> Choice:
 
 def _token_logprobs(given: Any) -> list[float | None] | None:
     values = None if given is None else given.get("token_logprobs")
-    if values is None:
+    if not values:  # some that keep them to themselves say so with an empty list
         return None
     for value in values:
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
@@ -115,6 +117,9 @@ def _token_logprobs(given: Any) -> list[float | None] | None:
 
 def brief(text: str, secret: str | None) -> str:
     """Return another program's words fit for a sentence: one short line without the key."""
-    shown = text.replace(secret, "***") if secret else text
+    shown = text
+    if secret:
+        for written in (json.dumps(secret)[1:-1], secret):
+            shown = shown.replace(written, "***")
     line = " ".join("".join(c if c.isprintable() else " " for c in shown).split())
     return line if len(line) <= 300 else f"{line[:300]}..."

@@ -7,6 +7,7 @@ drawn from are summed on the way, so that no (rows, tokens, vocabulary) tensor i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 CROWDED = 7 / 8  # rows are taken out of the batch when no more than this share of it still runs
+ALIKE = 0.2  # of total variation, far above the noise of short number formats
 
 
 class Completions(NamedTuple):
@@ -77,13 +79,64 @@ def draw_completions(
             break
         if left <= CROWDED * len(running):
             kept = running.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
+            cache.reorder_cache(kept)
             row, chosen, attended, running = (x[kept] for x in (row, chosen, attended, running))
         attended = torch.cat([attended, attended.new_ones(len(row), 1)], dim=1)
         logits = _next_logits(model, chosen[:, None], attended, cache)
     truncated_R = torch.zeros(rows, dtype=torch.bool, device=model.device)
     truncated_R[row] = running
     return Completions(tokens_RT, sums_R[0].long(), truncated_R, sums_R[1], sums_R[2])
+
+
+def refuse_other_architectures(model: Any, text: Sequence[int]) -> None:
+    """Refuse a policy that a padded batch and a cache make another one.
+
+    An architecture whose state cannot be kept or reordered here, or that reads the padding, would
+    draw from a wrong distribution without a word.
+
+    Args:
+        model: As in `draw_completions`.
+        text: Token ids of any text, at least four.
+
+    Raises:
+        UserError: The policy's next tokens differ from those that it gives for a text alone.
+    """
+    try:
+        apart = _apart(model, text)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as fault:
+        reason = str(fault).strip().splitlines()[0]
+    else:
+        if not apart > ALIKE:  # what is not finite is found by the draws
+            return
+        reason = (
+            f"in a padded batch its next tokens differ by {apart:.0%} from those of a text alone"
+        )
+    raise UserError(
+        f"a policy of the architecture {type(model).__name__} cannot be sampled with "
+        f"transformers here ({reason}): serve it, and set sampling.backend to server"
+    )
+
+
+def _apart(model: Any, text: Sequence[int]) -> float:
+    """Return the largest total variation between next tokens drawn here and of a text alone."""
+    import torch
+
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise TypeError("it keeps its state in no cache of transformers")
+    *prompt, one, last = text
+    texts = [text[-3:], text]  # in the order that they have once their rows have changed places
+    ids, attended = _left_padded([prompt, prompt[-1:]], model.device)
+    _, cache = _read_prompts(model, ids, attended, 1)
+    cache.reorder_cache(torch.tensor([1, 0], device=model.device))
+    attended = attended.flip(0)
+    for token in (one, last):
+        attended = torch.cat([attended, attended.new_ones(2, 1)], dim=1)
+        logits = _next_logits(model, ids.new_tensor([[token], [token]]), attended, cache)
+    alone = [
+        model(input_ids=ids.new_tensor([list(t)]), use_cache=False).logits[:, -1] for t in texts
+    ]
+    distance = logits.softmax(-1) - torch.cat(alone).float().softmax(-1)
+    return float(distance.abs().sum(-1).max() / 2)
 
 
 def _left_padded(
@@ -100,11 +153,13 @@ def _left_padded(
 def _read_prompts(
     model: Any, ids: torch.Tensor, attended: torch.Tensor, copies: int
 ) -> tuple[torch.Tensor, Any]:
+    import torch
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
     logits = _next_logits(model, ids, attended, cache)
-    cache.batch_repeat_interleave(copies)
+    # of a cache's ways to take rows, the one that layers of linear attention have, too
+    cache.reorder_cache(torch.arange(len(ids), device=ids.device).repeat_interleave(copies))
     return logits.repeat_interleave(copies, dim=0), cache
 
 

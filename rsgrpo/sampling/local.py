@@ -12,18 +12,20 @@ from rsgrpo.errors import UserError
 from rsgrpo.policy.load import end_tokens, load_policy
 from rsgrpo.policy.prompts import adds_start_token, render_prompts
 from rsgrpo.records import Problem, Sample
-from rsgrpo.sampling.decode import Completions, draw_completions
+from rsgrpo.sampling.decode import Completions, draw_completions, refuse_other_architectures
 from rsgrpo.sampling.store import Part
 
 if TYPE_CHECKING:
     import torch
+
+PROBE = "1 2 3 4 5 6 7 > 24 :"
 
 
 class LocalSampler:
     """A policy that is loaded here and draws one part after the other, each as one batch."""
 
     def __init__(self, policy: str | Path, settings: SamplingConfig, prompt: PromptConfig) -> None:
-        """Load the policy; a UserError says why it cannot be."""
+        """Load the policy; a UserError says why it cannot be, or cannot be sampled here."""
         import torch
 
         self.settings, self.prompt = settings, prompt
@@ -31,6 +33,8 @@ class LocalSampler:
         with _enough_memory(settings.batch_size):
             self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.ends = end_tokens(self.model, self.tokenizer)
+        with torch.inference_mode():
+            refuse_other_architectures(self.model, (self.tokenizer(PROBE)["input_ids"] * 4)[:12])
 
     def draw(self, parts: Sequence[Part], write: Callable[[Part, list[Sample]], None]) -> None:
         """Draw every part, as `sampling.sample.Sampler` says.

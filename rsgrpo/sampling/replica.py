@@ -41,7 +41,7 @@ class Replica:
         """
         import httpx
 
-        self.url = _root(url)
+        self.url = _root(url, serving.key_variable)
         self.serving, self.key, self.policy = serving, key, policy
         self.model: str | None = None
         self.models: list[str] = []
@@ -155,9 +155,10 @@ class Replica:
         try:
             return response.json()
         except (ValueError, RecursionError):
+            text = response.content.decode("utf-8", "replace")  # whatever encoding it claims
             if response.status_code == 200:
-                raise Fault(f"answered no JSON ({self._brief(response.text)})") from None
-            return response.text
+                raise Fault(f"answered no JSON ({self._brief(text)})") from None
+            return text
 
     def _brief(self, answer: Any) -> str:
         return brief(_message(answer), self.key) or "no reason given"
@@ -181,10 +182,19 @@ def refuse_other_policy(url: str, root: str | None, policy: str | Path | None) -
         )
 
 
-def _root(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+def _root(url: str, key_variable: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        fits = False
+    if not fits or not url.isprintable():
         raise UserError(f"serving.urls: {url!r} is no address: write http://HOST:PORT")
+    if parts.username is not None:
+        raise UserError(
+            f"serving.urls: the address of {parts.hostname} holds a name or password, which would "
+            f"be shown: leave it out, and put a key in the environment variable {key_variable}"
+        )
     return url.rstrip("/").removesuffix("/v1")
 
 

@@ -33,9 +33,14 @@ class Replicas:
             policy: What they shall serve, checked as far as they tell; None for anything.
 
         Raises:
-            UserError: A url is no address.
+            UserError: A url is no address, or the key is none that can be sent.
         """
-        key = os.environ.get(serving.key_variable) or None
+        key = os.environ.get(serving.key_variable, "").strip() or None
+        if key and not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"the environment variable {serving.key_variable} holds a key with a character "
+                "that cannot be sent: set it again"
+            )
         self.serving = serving
         self.replicas = [Replica(url, serving, key, policy) for url in serving.urls]
 

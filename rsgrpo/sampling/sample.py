@@ -14,7 +14,7 @@ from rsgrpo.data.prepare import read_benchmarks
 from rsgrpo.errors import UserError, unknown
 from rsgrpo.records import Problem, Sample
 from rsgrpo.sampling.binding import adopt, bind_settings, settings_of
-from rsgrpo.sampling.store import Part, plan_parts, samples_of, spans_in, write_part
+from rsgrpo.sampling.store import Part, alone_in, plan_parts, samples_of, spans_in, write_part
 
 EVERY = 5.0  # seconds between two lines of progress where stderr is no terminal
 
@@ -125,20 +125,22 @@ def sample(
     Raises:
         UserError: The policy cannot be loaded, `settings.n_of` names an unknown benchmark, a
             prompt is too long, memory or a server gives out, or `out` holds samples drawn under
-            other settings. Parts that were complete are kept.
+            other settings or is being written by another process. Parts that were complete are
+            kept.
     """
     settings = settings.model_copy(update={"n": n})
     draws = samples_of(settings, list(problems))
     bound = settings_of(policy, problems, settings, prompt)
-    bind_settings(out, bound, draws)
-    for torn in out.glob("*/part-*.partial"):
-        torn.unlink()
-    adopt(out, bound, draws, neighbours)
-    missing = plan_parts(problems, draws, settings.batch_size, settings.seed, out)
-    if missing:
-        total = sum(draws[name] * len(rows) for name, rows in problems.items())
-        sampler = _sampler(policy, settings, prompt, serving)
-        sampler.draw(missing, _Writer(out, total, sum(p.size for p in missing), report))
+    with alone_in(out):
+        bind_settings(out, bound, draws)
+        for torn in out.glob("*/part-*.partial"):
+            torn.unlink()
+        adopt(out, bound, draws, neighbours)
+        missing = plan_parts(problems, draws, settings.batch_size, settings.seed, out)
+        if missing:
+            total = sum(draws[name] * len(rows) for name, rows in problems.items())
+            sampler = _sampler(policy, settings, prompt, serving)
+            sampler.draw(missing, _Writer(out, total, sum(p.size for p in missing), report))
     left = plan_parts(problems, draws, settings.batch_size, settings.seed, out)
     assert not left, f"{left[0].path(out)} was not written"
     return [

@@ -5,16 +5,16 @@ What is asked of it is asked over HTTP (`server.py`).
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +92,7 @@ def serving(
     name = model_name(model)
     interpreter = vllm_python(python)
     refuse_arguments(extra)
-    ports = [_free_port() for _ in range(replicas)] if port is None else _ports(port, replicas)
+    ports = _free_ports(replicas) if port is None else _ports(port, replicas)
     dtype = own_dtype(name, dtype)
     shares = device_shares(visible_devices(), replicas)
     logs = Path(tempfile.mkdtemp(prefix="rsgrpo-serve-"))
@@ -145,10 +145,12 @@ def _ports(first: int, replicas: int) -> list[int]:
     return ports
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def _free_ports(replicas: int) -> list[int]:
+    with ExitStack() as held:  # all at once, so that none is found twice
+        probes = [held.enter_context(socket.socket()) for _ in range(replicas)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _start(command: Sequence[str], port: int, logs: Path, environment: dict[str, str]) -> Server:
@@ -189,7 +191,7 @@ def _is_healthy(server: Server) -> bool:
     try:
         with open_url(f"{server.url}/health", timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 

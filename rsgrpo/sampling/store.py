@@ -7,6 +7,7 @@ by the run's seed and by what it covers alone: a run that was killed draws exact
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -208,12 +209,12 @@ def read_parts(folder: Path) -> Iterator[tuple[str, Sample]]:
 
 
 def asked_samples(folder: Path) -> dict[str, int]:
-    """Return how many samples of each problem a folder was last asked for, by benchmark."""
-    try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    asked: dict[str, int] = settings["n"]
+    """Return how many samples of each problem a folder was last asked for, by benchmark.
+
+    Raises:
+        UserError: As in `read_settings`.
+    """
+    asked: dict[str, int] = (read_settings(folder) or {}).get("n", {})
     return asked
 
 
@@ -228,6 +229,51 @@ def rows_in(folder: Path) -> int:
         with _named(file):
             count += pq.read_metadata(file).num_rows
     return count
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the record of what a folder's samples were drawn with; None where there is none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    file = folder / SETTINGS
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+        raise UserError(
+            f"{file} does not tell what its samples were drawn with: choose another folder"
+        )
+    return found
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing parts into a folder while the body runs.
+
+    Raises:
+        UserError: One is writing already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise UserError(
+            f"another process draws samples into {folder}: wait for its end, then run the same "
+            "command again"
+        ) from None
+    except OSError:  # a disk without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

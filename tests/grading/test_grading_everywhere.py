@@ -133,3 +133,35 @@ def test_prefect_tasks_grade_in_a_real_flow_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "graded [['correct', 'timeout'], ['correct', 'timeout']]" in done.stdout
+
+
+def test_a_process_forked_while_a_thread_grades_can_grade(tmp_path: Path) -> None:
+    script = r"""
+        import os, signal, threading, time
+        from rsgrpo.grading.pool import GradingPool
+        from rsgrpo.records import Answer
+
+        def grade(text):
+            return pool.grade([Answer("p", "", "5", 0, f"\\boxed{{{text}}}")])[0].verdict
+
+        with GradingPool(timeout=3.0) as pool:
+            thread = threading.Thread(target=grade, args=["9^{9^{9^9}}"])
+            thread.start()
+            while not pool._lock.locked():
+                time.sleep(0.01)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                os._exit(grade("10/2") != "correct")
+            thread.join()
+            print(os.waitpid(child, 0)[1])
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stdout.split() == ["0"], ran.stderr

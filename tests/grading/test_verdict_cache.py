@@ -226,3 +226,18 @@ def test_a_full_or_read_only_disk_is_said_once(
             while True:
                 rest.write(b"x" * 512)
     assert_goes_on_without_it(capfd)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("extracted", "text"), ("extracted", b"\xff"), ("verdict", "maybe"), ("verdict", "timeout")],
+)
+def test_rows_that_no_grader_wrote_are_not_believed(
+    column: str, value: object, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = boxed("1/2", "0.50")
+    expected = graded(answer)
+    with closing(sqlite3.connect(folder / "verdicts.sqlite")) as connection, connection:
+        connection.execute(f"UPDATE verdicts SET {column} = ?", [value])
+    assert graded(answer) == expected
+    assert capfd.readouterr().err.count("warning: the cache of verdicts") == 1

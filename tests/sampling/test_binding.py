@@ -21,7 +21,7 @@ from rsgrpo.policy.load import save_policy
 from rsgrpo.policy.tiny import build_model, build_tokenizer
 from rsgrpo.records import Problem
 from rsgrpo.sampling.sample import Progress, sample, sample_stage
-from rsgrpo.sampling.store import read_parts
+from rsgrpo.sampling.store import alone_in, read_parts
 
 Problems = dict[str, list[Problem]]
 SETTINGS = SamplingConfig(batch_size=8, seed=5)
@@ -239,3 +239,43 @@ def test_what_a_server_serves_is_not_looked_for_on_the_hub() -> None:
         [sys.executable, "-c", code], env=unreachable, capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("mine\n", "")
+
+
+def test_a_second_process_in_the_same_folder_is_refused(
+    policy: Path, problems: Problems, tmp_path: Path
+) -> None:
+    with alone_in(tmp_path), pytest.raises(UserError, match="another process draws samples into"):
+        sample(policy, problems, 4, out=tmp_path, settings=SETTINGS)
+    sample(policy, problems, 4, out=tmp_path, settings=SETTINGS)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_torn_and_vanished_parts_of_a_neighbour_are_drawn_anew(
+    policy: Path, problems: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sample(policy, problems, 8, out=tmp_path / "a", settings=SETTINGS)
+    expected = list(read_parts(tmp_path / "a"))
+    files[0].write_bytes(b"torn")
+    link = os.link
+
+    def late(file: Path, place: Path) -> None:
+        if file == files[1]:
+            file.unlink()
+        link(file, place)
+
+    monkeypatch.setattr(os, "link", late)
+    neighbours = [tmp_path / "a"]
+    sample(policy, problems, 8, out=tmp_path / "b", settings=SETTINGS, neighbours=neighbours)
+    assert list(read_parts(tmp_path / "b")) == expected
+
+
+@pytest.mark.parametrize("record", [b"{", b"\xff", b"[]", b'{"drawn_with": 3, "n": 1}'])
+def test_a_damaged_record_is_one_sentence_and_a_neighbours_is_passed_over(
+    record: bytes, policy: Path, problems: Problems, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "settings.json").write_bytes(record)
+    with pytest.raises(UserError, match="does not tell what its samples were drawn with"):
+        sample(policy, problems, 4, out=tmp_path / "a", settings=SETTINGS)
+    neighbours = [tmp_path / "a"]
+    sample(policy, problems, 4, out=tmp_path / "b", settings=SETTINGS, neighbours=neighbours)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -207,3 +208,24 @@ def _group(pid: int) -> int:
         return os.getpgid(pid)
     except ProcessLookupError:
         return -1
+
+
+def test_free_ports_are_distinct() -> None:
+    assert len(set(serve._free_ports(500))) == 500
+
+
+def test_what_speaks_no_http_is_not_healthy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def mumble() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"220 mail ready\r\n")
+
+        thread = threading.Thread(target=mumble)
+        thread.start()
+        process: Any = None
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert not serve._is_healthy(serve.Server(url, process, Path("log")))
+        thread.join()

@@ -299,6 +299,72 @@ def test_the_key_is_sent_and_never_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert "bad key ***" in sentence and "sk-secret" not in sentence
 
 
+@pytest.mark.parametrize(
+    ("key", "sent"), [("sk-secret\n", "Bearer sk-secret"), ('sk-"secret', 'Bearer sk-"secret')]
+)
+def test_a_key_is_not_told_in_another_spelling(
+    key: str, sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    answer = json.dumps({"other": f"bad key {key.strip()}"}).encode()
+    with small_server(lambda _: (500, answer)) as server:
+        sentence = refusal(tmp_path / "out", [server.url], key_variable="MY_KEY")
+    assert server.keys == {sent}
+    assert "bad key ***" in sentence and "secret" not in sentence
+
+
+def test_a_key_or_an_address_that_cannot_be_sent_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url in ("http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1:abc", "http://\x01:1"):
+        assert "is no address: write http://HOST:PORT" in refusal(tmp_path / "out", [url])
+    sentence = refusal(tmp_path / "out", ["http://me:secret@127.0.0.1:9"])
+    assert "holds a name or password" in sentence and "secret" not in sentence
+    monkeypatch.setenv("MY_KEY", "sk-sécret")
+    sentence = refusal(tmp_path / "out", ["http://127.0.0.1:9"], key_variable="MY_KEY")
+    assert "MY_KEY holds a key with a character that cannot be sent" in sentence
+    assert "cret" not in sentence
+
+
+@pytest.mark.parametrize("encoding", ["hex", "idna", "utf-16", "undefined"])
+def test_an_error_in_no_encoding_is_one_sentence(encoding: str, tmp_path: Path) -> None:
+    def claim(self: Any, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"text/html; charset={encoding}")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.sampling.small_server._Handler._send", claim)
+        with small_server(lambda _: (500, b"<b>busy \xff")) as server:
+            assert "HTTP 500 (<b>busy" in refusal(tmp_path / "out", [server.url])
+
+
+def test_figures_that_cannot_be_are_not_believed(tmp_path: Path) -> None:
+    def change(figures: Body) -> Callable[[Body], tuple[int, bytes]]:
+        def behave(body: Body) -> tuple[int, bytes]:
+            answer = completion(body)
+            answer["choices"] = [row | figures for row in answer["choices"]]
+            return 200, json.dumps(
+                answer | {"usage": figures.get("usage", answer["usage"])}
+            ).encode()
+
+        return behave
+
+    with small_server(change({"logprobs": {"token_logprobs": []}})) as server:
+        rows = draw(tmp_path / "empty", [server.url])
+        assert {row.logprob for _, row in rows} == {None}
+        assert all(row.n_tokens == len(row.completion) for _, row in rows)
+    for spent in (10**12, -5, True):
+        silent = {"logprobs": None, "usage": {"completion_tokens": spent}}
+        with small_server(change(silent)) as server:
+            sentence = refusal(tmp_path / "silent", [server.url])
+            assert "so their numbers of tokens are unknown" in sentence
+    with small_server(change({"logprobs": {"token_logprobs": [10**400]}})) as server:
+        assert "answered what is no completion" in refusal(tmp_path / "large", [server.url])
+
+
 def test_text_that_is_no_unicode_is_kept_as_far_as_it_is(tmp_path: Path) -> None:
     def torn(body: Body) -> tuple[int, bytes]:
         answer = completion(body)
