@@ -60,13 +60,12 @@ def majority(
     ks = checked_ks(ks)
     sizes_P = np.asarray(n_P, np.int64)
     found = np.full((2, len(sizes_P), len(ks)), np.nan)
-    rng = np.random.default_rng(seed)
-    for n in np.unique(sizes_P):
+    for n in np.unique(sizes_P).tolist():
         held = sorted({k for k in ks if k <= n})
         if held:
             columns = [at for at, k in enumerate(ks) if k <= n]
             places = [held.index(ks[at]) for at in columns]
-            election = _Election(int(n), held, draws, rng)
+            election = _Election(n, held, draws, seed)
             for prompt in np.flatnonzero(sizes_P == n).tolist():
                 found[:, prompt, columns] = election.held_on(votes_P[prompt])[:, places]
     return Majority(*found)
@@ -86,17 +85,18 @@ def mean_majority(
 
 
 class _Election:
-    """Draws of k of n places that serve every prompt with n samples.
+    """Draws of k of n places that serve every prompt with n samples, whichever k are asked for.
 
     Each prompt puts its samples on the places in an order of its own, so that the errors of two
     prompts are independent though the draws are the same.
     """
 
-    def __init__(self, n: int, ks: list[int], draws: int, rng: np.random.Generator) -> None:
-        self._n, self._ks, self._rng = n, ks, rng
+    def __init__(self, n: int, ks: list[int], draws: int, seed: int) -> None:
+        self._n, self._ks = n, ks
+        self._rng = np.random.default_rng((seed, n))
         places = np.tile(np.arange(n, dtype=np.int32), (draws, 1))
-        self._without = rng.permuted(places, axis=1)[:, : ks[-1]]
-        self._with = rng.integers(0, n, (draws // 2, ks[-1]), dtype=np.int32)
+        self._without = self._rng.permuted(places, axis=1)[:, : ks[-1]]
+        self._with = self._rng.integers(0, n, (draws // 2, n), dtype=np.int32)[:, : ks[-1]]
 
     def held_on(self, votes: npt.NDArray[np.int64]) -> Array:
         """Return maj@k and its variance, each for every k."""

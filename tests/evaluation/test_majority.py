@@ -111,3 +111,12 @@ def test_the_mean_is_uniform_over_benchmarks_and_nan_where_a_prompt_has_no_value
 def test_refuses_more_votes_than_samples():
     with pytest.raises(ValueError, match="5 samples of 4"):
         majority([np.array([2, 3])], [4], (1, 2))
+
+
+def test_a_figure_does_not_depend_on_which_other_k_are_asked() -> None:
+    votes, sizes = [np.array([3, 4, 2]), np.array([1, 6, 1, 1])], [12, 12]
+    every = majority(votes, sizes, (1, 2, 4, 8, 12))
+    for column, k in enumerate((1, 2, 4, 8, 12)):
+        alone = majority(votes, sizes, (k,))
+        assert alone.maj_PK[:, 0].tolist() == every.maj_PK[:, column].tolist()
+        assert alone.variance_PK[:, 0].tolist() == every.variance_PK[:, column].tolist()

@@ -19,6 +19,7 @@ from datasets import Dataset
 from rsgrpo.config import Config, GradingConfig
 from rsgrpo.data.countdown import puzzles, solutions
 from rsgrpo.policy.tiny import build_model, build_tokenizer
+from rsgrpo.stages import end_rank
 from rsgrpo.training import RSGRPOConfig, RSGRPOTrainer
 from rsgrpo.training.rewards import make_reward
 
@@ -112,6 +113,13 @@ def train(out: Path, mode: str, rows_per_process: int) -> None:
     file.write_text(json.dumps(written), encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> int:
     for mode in MODES:
         train(Path(sys.argv[1]), mode, int(sys.argv[2]))
+    return 0
+
+
+if __name__ == "__main__":
+    if "WORLD_SIZE" in os.environ:
+        end_rank(main)
+    main()
