@@ -120,6 +120,24 @@ def test_the_interval_covers_the_true_difference():
     assert hits / 200 > 0.9
 
 
+@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 0.7, 0.88), (3, 0.8, 0.93)])
+def test_few_seeds_are_too_sure_of_themselves_where_seeds_make_the_spread(seeds, least, most):
+    rng = np.random.default_rng(3)
+    hits = 0
+    for trial in range(300):
+        p_P = rng.beta(0.6, 1.2, 100)
+
+        def trained(p_P=p_P):
+            shifted_P = np.clip(p_P + rng.normal(0, 0.1), 0, 1)
+            return rng.binomial(64, shifted_P)[:, None] / 64
+
+        sides = [[trained() for _ in range(seeds)] for _ in range(2)]
+        found = paired_difference(*sides, resamples=300, seed=trial)
+        hits += found.low_K[0] <= 0 <= found.high_K[0]
+    print(f"{seeds} seeds a side: {hits} of 300 intervals hold the true difference")
+    assert least < hits / 300 < most
+
+
 def test_equal_means_summed_in_another_order_are_no_evidence():
     passk_PK = np.random.default_rng(0).integers(0, 9, (100, 1)) / 8
     found = paired_difference([passk_PK, passk_PK], [passk_PK], resamples=500)
