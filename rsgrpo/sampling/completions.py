@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # A checkpoint's own sampling settings must not leak into the draws of a vLLM that was started
@@ -19,7 +19,7 @@ PLAIN_SAMPLING = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-_UNFINISHED = (None, "abort", "error")
+_UNFINISHED = (None, "abort", "error", "content_filter")
 _MOST_TOKENS = 2**31 - 1
 
 
@@ -76,20 +76,26 @@ def _read_model(model: Mapping[str, Any]) -> Model:
 
 
 def read_choices(answer: Any) -> list[Choice]:
-    """Return the completions of an answer of `/v1/completions`, in their order.
+    """Return the completions of an answer of `/v1/completions`, in their order, each once.
 
     Raises:
         Fault: The answer is no completion, or one that the server gave up.
     """
     try:
-        rows = sorted(answer["choices"], key=lambda row: row.get("index", 0))
+        rows = _each_once(sorted(answer["choices"], key=lambda row: row.get("index", 0)))
         spent = (answer.get("usage") or {}).get("completion_tokens")
         return [_read_choice(row, spent if len(rows) == 1 else None) for row in rows]
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as fault:
         raise Fault(f"answered what is no completion ({type(fault).__name__}: {fault})") from None
 
 
-def _read_choice(row: dict[str, Any], spent: Any) -> Choice:
+def _each_once(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows without those that a server repeats: the same index, the same text."""
+    met = {(row.get("index", place), row["text"]): row for place, row in enumerate(rows)}
+    return list(met.values())
+
+
+def _read_choice(row: Mapping[str, Any], spent: Any) -> Choice:
     text, finish = row["text"], row["finish_reason"]
     if not isinstance(text, str):
         raise TypeError("text is no string")

@@ -308,18 +308,3 @@ def test_faults_of_the_user_are_one_sentence(tmp_path: Path) -> None:
         analyse("diagnosis", str(tmp_path), "--graded", str(graded))
     with pytest.raises(UserError, match="--graded belongs to one run, not to 2"):
         analyse("diagnosis", str(run), str(run), "--graded", str(graded))
-
-
-def test_files_graded_by_hand_are_one_benchmark_and_a_double_sample_is_refused(
-    tmp_path: Path,
-) -> None:
-    run = write_run(tmp_path / "run", [2.0] * 12)
-    other = {("by hand", problem): counts for (_, problem), counts in BROAD.items()}
-    files = [write_graded(tmp_path / n, c) for n, c in (("a", BROAD), ("b", other))]
-    more = ["--graded", str(files[0]), "--base", str(files[1])]
-    found = json.loads(analyse("diagnosis", str(run), *more, "--json").stdout)[2]
-    assert "at k=1" in found["evidence"]
-    rows = [{"benchmark": "x", "problem_id": "p", "sample_index": 0, "correct": True}] * 2
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "double.parquet")
-    with pytest.raises(UserError, match="holds sample 0 of problem p twice"):
-        analyse("diagnosis", str(run), "--graded", str(tmp_path / "double.parquet"))

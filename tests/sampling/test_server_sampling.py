@@ -197,6 +197,26 @@ def test_too_few_choices_are_asked_for_again_with_other_seeds(tmp_path: Path) ->
     assert len({body["seed"] for body in asked}) == 3
 
 
+def test_a_choice_that_a_server_repeats_is_one_draw(tmp_path: Path) -> None:
+    def stuttering(body: Body) -> tuple[int, bytes]:
+        answer = completion(body)
+        return 200, json.dumps({**answer, "choices": answer["choices"] * 2}).encode()
+
+    def one_less(body: Body) -> tuple[int, bytes]:
+        answer = completion(body, n=max(body["n"] - 1, 1))
+        return 200, json.dumps({**answer, "choices": answer["choices"] * 2}).encode()
+
+    with (
+        small_server() as plain,
+        small_server(stuttering) as server,
+        small_server(one_less) as short,
+    ):
+        undisturbed = draw(tmp_path / "plain", [plain.url])
+        assert draw(tmp_path / "twice", [server.url]) == undisturbed
+        assert len(draw(tmp_path / "less", [short.url])) == len(undisturbed)
+        assert len(short.requests) > len(server.requests) == len(plain.requests)
+
+
 def test_too_few_choices_again_and_again_are_one_sentence(tmp_path: Path) -> None:
     def miserly(body: Body) -> tuple[int, bytes]:
         return 200, json.dumps({**completion(body), "choices": []}).encode()
