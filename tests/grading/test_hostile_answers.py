@@ -28,10 +28,11 @@ ALLOWED_MIB = 512
 
 
 class Watch(threading.Thread):
-    """Keeps the largest resident memory of any process that descends from this one."""
+    """Keeps the largest resident memory of any process that comes to descend from this one."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
+        self._before = set(psutil.Process().children(recursive=True))
         self.mebibytes = 0.0
         self.pids: set[int] = set()
         self._ended = threading.Event()
@@ -46,7 +47,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(0.02):
-            for child in psutil.Process().children(recursive=True):
+            for child in set(psutil.Process().children(recursive=True)) - self._before:
                 with suppress(psutil.NoSuchProcess):
                     self.pids.add(child.pid)
                     self.mebibytes = max(self.mebibytes, child.memory_info().rss / 2**20)
