@@ -1,0 +1,137 @@
+"""The `sweep` branch of a study's YAML file: which settings vary, what is sought, when to stop."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rsgrpo.config_training import Model
+
+
+class Parameter(Model):
+    """One varied key: `values` to choose from, or a range `low` to `high`.
+
+    A range of two integers is one of integers; `log` draws its logarithm evenly, `step` makes it
+    discrete. `when` names other varied keys and the values of them under which this one exists.
+    """
+
+    values: tuple[Any, ...] = ()
+    low: int | float | None = None
+    high: int | float | None = None
+    step: int | float | None = None
+    log: bool = False
+    when: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _choices_or_range(self) -> Parameter:
+        if bool(self.values) == (self.low is not None or self.high is not None):
+            raise ValueError("give either values, or low and high")
+        if not self.values and (self.low is None or self.high is None or self.low > self.high):
+            raise ValueError("a range needs low and high, low not above high")
+        if self.log and (self.low is None or self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a range above 0 without a step")
+        return self
+
+
+class Objective(Model):
+    """A metric to optimise: `pass_at_64`, `auc`, `aime24/maj_at_8`, `training/entropy`."""
+
+    metric: str
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class Constraint(Model):
+    """A bound on a metric; `base` is what the base policy reaches."""
+
+    metric: str
+    at_least: float | Literal["base"] | None = None
+    at_most: float | Literal["base"] | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Constraint:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("a constraint needs either at_least or at_most")
+        return self
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the base policy must be evaluated."""
+        return "base" in (self.at_least, self.at_most)
+
+
+class SamplerConfig(Model):
+    """Who chooses the next trial; the draw of each trial depends on `seed` and its number."""
+
+    name: Literal["grid", "random", "tpe", "nsga2"] = "grid"
+    seed: int = 0
+    startup_trials: int = Field(10, ge=1)
+    population: int = Field(20, ge=2)
+
+
+class PrunerConfig(Model):
+    """Whether a trial that trails is ended early, by pass@k of the prompts that training drew.
+
+    `k` counts at most `training.num_generations`; a value is the mean of `every` steps.
+    """
+
+    name: Literal["none", "asha", "median"] = "none"
+    k: int | None = Field(None, ge=1)
+    every: int = Field(10, ge=1)
+    warmup_steps: int = Field(0, ge=0)
+    startup_trials: int = Field(4, ge=1)
+    reduction_factor: int = Field(3, ge=2)
+
+
+class StopsConfig(Model):
+    """When a run is ended for its own good, the reason kept with its trial; None: never.
+
+    `flat_reward_steps` counts steps on which every group had the same reward; `seconds` and
+    `tokens` are those of one run's training, over all of its attempts.
+    """
+
+    non_finite: bool = True
+    entropy_below: float | None = Field(None, gt=0)
+    flat_reward_steps: int | None = Field(None, ge=1)
+    seconds: float | None = Field(None, gt=0)
+    tokens: int | None = Field(None, ge=1)
+
+
+class SweepConfig(Model):
+    """A sweep: each trial is a point of the space, trained with every seed.
+
+    `trials` is the number of trials, of a grid all of its points where it is left out. `retries`
+    counts how often a seed whose process was killed is begun again; where more than
+    `max_failure_rate` of at least four ended trials have failed, no further one is begun.
+    """
+
+    space: dict[str, Parameter] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    trials: int | None = Field(None, ge=1)
+    sampler: SamplerConfig = SamplerConfig()
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    constraints: tuple[Constraint, ...] = ()
+    pruner: PrunerConfig = PrunerConfig()
+    stops: StopsConfig = StopsConfig()
+    retries: int = Field(2, ge=0)
+    max_failure_rate: float = Field(0.5, ge=0, le=1)
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _names_are_maximized(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"metric": item} if isinstance(item, str) else item for item in value]
+
+    @model_validator(mode="after")
+    def _prunes_one_objective(self) -> SweepConfig:
+        if len(self.objectives) > 1 and self.pruner.name != "none":
+            raise ValueError(
+                f"sweep.pruner is {self.pruner.name} and there are {len(self.objectives)} "
+                "objectives: Optuna prunes studies of one alone; set it to none and use sweep.stops"
+            )
+        if self.sampler.name != "grid" and self.trials is None:
+            raise ValueError(f"the sampler {self.sampler.name} needs sweep.trials")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("sweep.seeds must name a value once")
+        return self
