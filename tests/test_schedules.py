@@ -22,7 +22,6 @@ from rsgrpo.schedules import (
 
 finite = st.floats(-100, 100)
 shares = st.floats(-1, 2)
-between = {"linear": linear, "cosine": cosine}
 risk_averse_or_seeking = st.sampled_from([-1.0, 1.0])
 
 
@@ -157,7 +156,13 @@ def test_phases_that_do_not_fit_are_refused(
 
 
 def test_the_registry_and_the_config_name_the_same() -> None:
-    named = {**between, "constant": constant, "exponential": exponential, "phases": phases}
+    named = {
+        "constant": constant,
+        "linear": linear,
+        "cosine": cosine,
+        "exponential": exponential,
+        "phases": phases,
+    }
     assert named == SCHEDULES
     assert SCHEDULE_KEYS.keys() == SCHEDULES.keys()
 
