@@ -32,18 +32,18 @@ SEEK = "objectives: [pass_at_1]"
 TPE = "trials: 5, sampler: {name: tpe}"
 
 # Choices, stepped and free ranges that any combination of keeps the config valid.
-CHOICES = {
+CHOICES: dict[str, list[Any]] = {
     "training.temperature": [0.5, 1.0, 2.0],
     "training.dynamic_sampling": ["off", "drop", "refill"],
     "training.trl": [{}, {"loss_type": "grpo"}, {"beta": 0.1}],
     "training.steps": [10, 20],
     "policy.pretrain.tier_mix": [[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]],
 }
-STEPPED = {
+STEPPED: dict[str, dict[str, Any]] = {
     "training.clip_high": {"low": 0.2, "high": 0.45, "step": 0.1},
     "training.num_generations": {"low": 4, "high": 9, "step": 2},
 }
-FREE = {
+FREE: dict[str, dict[str, Any]] = {
     "training.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
     "training.weight_decay": {"low": 0.0, "high": 0.1},
     "training.save_every": {"low": 1, "high": 100, "log": True},
