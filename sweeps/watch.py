@@ -196,7 +196,8 @@ class _Clock:
             self._began = self._last = record["time"] / 1000
         elif self._began is not None:
             self._last = max(self._last, record.get("time", 0) / 1000)
-        self._heard = self._now() if live else None
+        if "time" in record:  # draws have none: they came some time after the last that has
+            self._heard = self._now() if live else None
         if record["kind"] == "end":
             self._close()
 
