@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ from rsgrpo.config import Config
 from rsgrpo.errors import UserError
 from rsgrpo.evaluation.compare import Difference, holm, paired_difference
 from rsgrpo.evaluation.differences import FEW_SEEDS
+from rsgrpo.evaluation.resampling import Array
 from sweeps.config import Objective
 from sweeps.scored import Scored, TrialValue, prompt_values, read_scored, trial_value
 from sweeps.space import Sweep
@@ -140,7 +142,7 @@ def _one(feasible: Sequence[FrozenTrial], scored: dict[int, Scored], plan: Sweep
 def _front(feasible: Sequence[FrozenTrial], scored: dict[int, Scored], plan: Sweep) -> Best:
     names = [objective.metric for objective in plan.sweep.objectives]
     front = pareto_front(feasible, plan.sweep.objectives)
-    neighbours = list(zip(front, front[1:], strict=False))
+    neighbours = list(pairwise(front))
     pairs = [(scored[a], scored[b], name) for a, b in neighbours for name in names]
     compared = compare_trials(pairs, plan.config)
     values = [trial_value(scored[number], name, plan.config) for number in front for name in names]
@@ -187,19 +189,23 @@ def _beats(first: Sequence[float], second: Sequence[float]) -> bool:
 def _difference(
     first: Scored, second: Scored, name: str, config: Config, resamples: int
 ) -> Difference:
-    draws = {"resamples": resamples, "seed": config.evaluation.seed}
+    seed = config.evaluation.seed
     one, other = (prompt_values(scored, name, config) for scored in (first, second))
     if one and other and one.names == other.names:
-        return paired_difference(one.of_seeds, other.of_seeds, one.benchmarks_P, **draws)
-    sides = [
-        [np.array([[metrics[name]]]) for metrics in scored.metrics_by_seed.values()]
-        for scored in (first, second)
-    ]
-    found = paired_difference(*sides, **draws)
+        return paired_difference(
+            one.of_seeds, other.of_seeds, one.benchmarks_P, resamples=resamples, seed=seed
+        )
+    sides = _seeds_alone(first, name), _seeds_alone(second, name)
+    found = paired_difference(*sides, resamples=resamples, seed=seed)
     if min(map(len, sides)) > 1:
-        return found  # of seeds alone: there is one "prompt", which has no spread
+        return found
     nothing = np.array([math.nan])
     return Difference(found.difference_K, nothing, nothing, nothing)
+
+
+def _seeds_alone(scored: Scored, name: str) -> list[Array]:
+    """Return each seed's value as that of one prompt, which leaves the spread of seeds alone."""
+    return [np.array([[metrics[name]]]) for metrics in scored.metrics_by_seed.values()]
 
 
 def _numbers(found: Difference) -> tuple[float, float, float, float]:
