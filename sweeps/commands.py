@@ -28,6 +28,8 @@ from sweeps.opening import (
 
 if TYPE_CHECKING:
     from sweeps.ledger import Held, Ledger
+    from sweeps.space import Sweep
+    from sweeps.study import Opened
 
 STOP_WAIT_SECONDS = 15.0
 
@@ -225,7 +227,7 @@ def stop(
     reason: Annotated[str, typer.Option(help="Why, for those who look later.")] = "sweep stop",
     quiet: Quiet = False,
 ) -> None:
-    """Have everything that works on a study save a checkpoint and end; resume goes on from there."""
+    """Have all who work on a study save a checkpoint and end; resume goes on from there."""
     opened = open_study(study_name, storage, root)
     working = _alive(opened.ledger)
     if not working:
@@ -270,12 +272,13 @@ def delete(
     _note(f"checkpoints, samples and scores stay in {opened.root}", quiet)
 
 
-def _refuse_other(name: str, place: str, plan: Any) -> None:
-    from sweeps.study import load
+def _refuse_other(name: str, place: str, plan: Sweep) -> None:
+    import optuna
 
-    config = plan.config.model_dump(mode="json")
-    sweep = plan.sweep.model_dump(mode="json")
-    if difference := first_difference(load(place, name), config, sweep):
+    from sweeps.storage import open_storage
+
+    there = optuna.load_study(study_name=name, storage=open_storage(place))
+    if difference := first_difference(there.user_attrs, plan):
         raise UserError(
             f"study {name} is there with other settings ({difference}): choose another "
             "--study-name, or take it away with `rsgrpo sweep delete`"
@@ -293,7 +296,7 @@ def _wait_until_gone(ledger: Ledger, seconds: float) -> list[Held]:
     return left
 
 
-def _say_where(opened: Any, silent: bool) -> None:
+def _say_where(opened: Opened, silent: bool) -> None:
     _note(f"study {opened.name}, results in {opened.root}", silent)
 
 

@@ -1,7 +1,8 @@
-"""Which study a command means: its storage, its output root, its name. Nothing is made by looking."""
+"""Which study a command means: its storage, its root, its name. Nothing is made by looking."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -13,6 +14,7 @@ import typer
 from rsgrpo.config import flatten
 from rsgrpo.errors import UserError, unknown
 from rsgrpo.worker import Execution, resolve
+from sweeps.space import Sweep
 from sweeps.storage import STORAGE, default_storage, open_storage, shown
 from sweeps.study import CONFIG, SWEEP, Opened, load
 
@@ -89,24 +91,18 @@ def study_names(storage: str) -> list[str]:
     return list(optuna.get_all_study_names(open_storage(storage)))
 
 
-def first_difference(opened: Opened, config: Mapping[str, Any], sweep: Mapping[str, Any]) -> str:
-    """Return the first key, with both values, in which a study differs from settings; "" if none.
+def first_difference(attributes: Mapping[str, Any], plan: Sweep) -> str:
+    """Return the first key, with both values, in which a study differs from a sweep; "" if none.
 
     Args:
-        opened: The study.
-        config: The other config, as `model_dump(mode="json")` gives it.
-        sweep: The other branch `sweep`.
+        attributes: The study's; one whose creation was interrupted may lack some.
+        plan: The sweep.
     """
-    import json
-
-    known = opened.study.user_attrs
-    pairs = (
-        (json.loads(known[CONFIG]), config, ""),
-        (json.loads(known[SWEEP]), sweep, "sweep"),
-    )
-    for there, asked, prefix in pairs:
-        for difference in _differences(dict(there), dict(asked), prefix):
-            return difference
+    asked = {CONFIG: plan.config.model_dump(mode="json"), SWEEP: plan.sweep.model_dump(mode="json")}
+    for name, prefix in ((CONFIG, ""), (SWEEP, "sweep")):
+        if name in attributes:
+            for difference in _differences(json.loads(attributes[name]), asked[name], prefix):
+                return difference
     return ""
 
 
