@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STORAGE = "RSGRPO_STORAGE"
 CONNECT_SECONDS = 5
-FIRST_WAIT, LONGEST_WAIT = 0.2, 3.0
+FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 
 _JOURNAL = "journal:"
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/]*@")
@@ -114,14 +114,14 @@ def _reason(fault: BaseException) -> str:
 
 
 def _open_sqlite(text: str) -> BaseStorage:
-    from optuna.storages import RDBStorage
+    from optuna.storages import RDBStorage, get_storage
     from sqlalchemy import event
 
     Path(text.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     storage = RDBStorage(text, engine_kwargs={"connect_args": {"timeout": 60}})
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()
-    return _cached(storage)
+    return get_storage(storage)  # keeps finished trials in memory
 
 
 def _write_ahead(connection: Any, record: object) -> None:
@@ -133,7 +133,7 @@ def _write_ahead(connection: Any, record: object) -> None:
 
 
 def _open_postgresql(text: str) -> BaseStorage:
-    from optuna.storages import RDBStorage
+    from optuna.storages import RDBStorage, get_storage
 
     url = re.sub("^postgresql://", "postgresql+psycopg://", text)
     arguments = {
@@ -143,53 +143,43 @@ def _open_postgresql(text: str) -> BaseStorage:
         "keepalives_count": 3,
     }
     options = {"pool_pre_ping": True, "pool_size": 2, "connect_args": arguments}
-    return _cached(RDBStorage(url, engine_kwargs=options))
-
-
-def _cached(storage: Any) -> BaseStorage:
-    """Keep finished trials in memory, as Optuna does where it is given a URL."""
-    from optuna.storages import _CachedStorage
-
-    cached: BaseStorage = _CachedStorage(storage)
-    return cached
+    return get_storage(RDBStorage(url, engine_kwargs=options))
 
 
 def _open_journal(path: Path) -> BaseStorage:
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock: Any = _FreedLock(path)  # a lock by what it does, of no class of Optuna's
     try:
-        return JournalStorage(JournalFileBackend(str(path), _journal_lock(path)))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except ValueError:
         raise UserError(
             f"{path} is no journal of Optuna, or its middle is damaged: name another file"
         ) from None
 
 
-def _journal_lock(path: Path) -> Any:
-    """Return a lock that the system frees when its holder is killed; Optuna's would block for 30 s.
+class _FreedLock:
+    """A lock that the system frees when its holder is killed; Optuna's own would block for 30 s.
 
     Whoever holds it first takes away a last line that a killed process left torn, which would make
     the file unreadable once another line follows.
     """
-    from optuna.storages.journal._file import BaseJournalFileLock
 
-    class FreedLock(BaseJournalFileLock):
-        def __init__(self) -> None:
-            self._file: IO[bytes] | None = None
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
 
-        def acquire(self) -> bool:
-            self._file = path.with_name(f"{path.name}.flock").open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            _mend(path)
-            return True
+    def acquire(self) -> bool:
+        self._file = self._path.with_name(f"{self._path.name}.flock").open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        _mend(self._path)
+        return True
 
-        def release(self) -> None:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-
-    return FreedLock()
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _mend(path: Path) -> None:

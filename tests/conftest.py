@@ -6,10 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rsgrpo.config import Config, load_config
+
+if TYPE_CHECKING:
+    from tests.postgresql import Postgresql
 
 # Small enough that a whole study takes seconds; every stage is the real one.
 TINY = [
@@ -76,6 +80,30 @@ def chromium() -> str:
             return path
     missing("browser", "no Chromium on this machine")
     return ""
+
+
+@pytest.fixture
+def postgresql() -> Iterator[Postgresql]:
+    """A PostgreSQL server of the test's own, which it may kill and start again."""
+    from tests.postgresql import postgresql_server
+
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_postgresql() -> Iterator[Postgresql]:
+    """A PostgreSQL server for all tests that leave it alone."""
+    from tests.postgresql import postgresql_server
+
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(shared_postgresql: Postgresql) -> str:
+    """The address of an empty PostgreSQL database."""
+    return shared_postgresql.new_database()
 
 
 @pytest.fixture(scope="session")
