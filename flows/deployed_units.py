@@ -27,6 +27,7 @@ from rsgrpo.worker import Execution, resolve
 from sweeps.ledger import Held, Ledger, unit_lease
 from sweeps.units import Outcome, StoppedError, Unit
 
+ASKED = "the sweep asked for it"
 DEPLOYMENT = "run-trial/run-trial"
 AT_ONCE = 100
 POLL_SECONDS = 1.0
@@ -74,6 +75,7 @@ class DeployedRunner:
         self._runs = FlowRuns(DEPLOYMENT)
         self._waiting: dict[str, Unit] = {}  # not with the server yet
         self._taken: dict[str, Taken] = {}
+        self._unbegun: list[Outcome] = []
         self._due = 0.0
         self._is_away = False
 
@@ -101,14 +103,15 @@ class DeployedRunner:
         if time.monotonic() < self._due:
             return []
         self._due = time.monotonic() + POLL_SECONDS
-        states = self._ask()
         leases = {held.name: held for held in self._ledger.held()}
-        ended = []
+        for name, taken in self._taken.items():
+            self._taken[name] = _seen(taken, leases.get(unit_lease(taken.unit)))
+        states = self._ask()
+        ended, self._unbegun = self._unbegun, []
         for name, taken in list(self._taken.items()):
-            held = leases.get(unit_lease(taken.unit))
             state = states.get(taken.flow_run)
-            taken = self._taken[name] = _seen(taken, held, state)
-            if outcome := self._outcome(taken, state, held):
+            taken = self._taken[name] = _in_state(taken, state)
+            if outcome := self._outcome(taken, state, leases.get(unit_lease(taken.unit))):
                 ended.append(outcome)
                 del self._taken[name]
         return ended
@@ -119,7 +122,9 @@ class DeployedRunner:
         Not by both, which would end a flow while its trainer saves a checkpoint.
         """
         for unit in units:
-            self._ledger.ask_stop("the sweep asked for it", unit_lease(unit))
+            self._ledger.ask_stop(ASKED, unit_lease(unit))
+            if self._waiting.pop(unit.name, None):
+                self._unbegun.append(Outcome(unit, "stopped", ASKED))
             if taken := self._taken.get(unit.name):
                 self._taken[unit.name] = taken._replace(asked=taken.asked or time.monotonic())
         self._due = 0.0
@@ -261,14 +266,17 @@ class DeployedRunner:
                 time.sleep(POLL_SECONDS)
 
 
-def _seen(taken: Taken, held: Held | None, state: State | None) -> Taken:
-    now = time.monotonic()
-    if state is not None:
-        pending = (taken.pending or now) if state.type == StateType.PENDING else None
-        taken = taken._replace(pending=pending)
+def _seen(taken: Taken, held: Held | None) -> Taken:
     if held and held.said.get("flow_run") == str(taken.flow_run):
         return taken._replace(since=held.since, gone=None)
-    return taken._replace(gone=taken.gone or now) if taken.leased else taken
+    return taken._replace(gone=taken.gone or time.monotonic()) if taken.leased else taken
+
+
+def _in_state(taken: Taken, state: State | None) -> Taken:
+    if state is None:
+        return taken
+    pending = state.type == StateType.PENDING
+    return taken._replace(pending=(taken.pending or time.monotonic()) if pending else None)
 
 
 def _to_cancel(taken: Taken) -> bool:
