@@ -43,13 +43,12 @@ class TaskRunner:
 
     def start(self, unit: Unit) -> None:
         """Begin a unit in a thread of this process."""
-        plain = {
-            "config": unit.config.model_dump(mode="json"),
-            "execution": self._execution.model_copy(update={"units": "here"}).model_dump(),
-            "policy": "trained",
-            "unit": {"study": unit.study, "trial": unit.trial, "seed": unit.seed},
-        }
-        future = take_unit.with_options(task_run_name=unit.run.name).submit(**plain)
+        future = take_unit.with_options(task_run_name=unit.run.name).submit(
+            unit.config.model_dump(mode="json"),
+            self._execution.model_dump(mode="json"),
+            "trained",
+            {"study": unit.study, "trial": unit.trial, "seed": unit.seed},
+        )
         self._running[unit.name] = (unit, future)
         future.add_done_callback(lambda _: self._done.append(unit.name))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -87,6 +88,27 @@ def finish_units(units: Iterable[Unit], execution: Execution) -> None:
         UserError: Some failed; the sentence names them and why the first did.
     """
     refuse_failed([outcome for outcome in run_units(units, execution) if outcome.fault])
+
+
+@contextmanager
+def beside(units: Sequence[Unit], execution: Execution) -> Iterator[None]:
+    """Have workers run units while the body has others run; without workers they come first.
+
+    Raises:
+        UserError: As for `finish_units`.
+    """
+    if execution.units == "here":
+        finish_units(units, execution)
+        yield
+        return
+    running = {_take(unit, execution): unit for unit in units}
+    try:
+        yield
+        outcomes = [_first_to_end(running) for _ in units]
+    except BaseException:
+        stop_stages()
+        raise
+    refuse_failed([outcome for outcome in outcomes if outcome.fault])
 
 
 def refuse_failed(failed: list[Outcome]) -> None:
