@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,7 +155,9 @@ def test_every_suggested_point_gives_a_valid_config(sweep: SweepConfig, seed: in
         point = suggest(trial, sweep)
         assert point.keys() == {k for k, p in sweep.space.items() if p.exists(point)}
         assert decoded(trial.params, sweep) == point
-        assert trial.params == encoded(point)
+        assert trial.params == pytest.approx(encoded(point))
+        for key in STEPPED.keys() & point.keys():
+            assert point[key] in sweep.space[key].points
         config = trial_config(Config(), point, seed).model_dump()
         assert config["training"].pop("seed") == seed
         for key, value in point.items():
