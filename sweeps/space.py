@@ -242,7 +242,7 @@ def _settle_schedule(training: Point, params: Mapping[str, Any]) -> None:
 
 
 # What decides how trials are measured, or who they are: varied, no two could be compared.
-_SHARED = (
+SHARED = (
     "name",
     "study",
     "evaluation",
@@ -293,7 +293,7 @@ def _refuse_key(key: str, sweep: SweepConfig) -> None:
     where = f"config key sweep.space.{key}"
     if _meets(key, "training.seed"):
         raise UserError(f"{where} cannot vary: sweep.seeds lists the seeds that every trial has")
-    if shared := next((name for name in _SHARED if _meets(key, name)), None):
+    if shared := next((name for name in SHARED if _meets(key, name)), None):
         raise UserError(
             f"{where} cannot vary: {shared} decides what trials are measured by, so set it for "
             "all of them"
