@@ -1,4 +1,4 @@
-"""The MLflow side of shipping: the only module that imports mlflow.
+"""The MLflow side of shipping; `reader` and `history` are that of reading.
 
 Everything here may be done twice with the result of doing it once.
 """
@@ -36,6 +36,7 @@ ROOT_TAG = "rsgrpo.root"
 STUDY_TAG = "rsgrpo.study"
 PARENT_TAG = "rsgrpo.parent"
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
+CONTEXT_TAG = "mlflow.data.context"
 
 METRICS_PER_BATCH = 1000
 TEXTS_PER_BATCH = 100
@@ -251,24 +252,26 @@ class Store:
         known = self.client.get_run(run_id).data.metrics
         stored = {
             (name, point.step)
-            for name in known.keys() & {_key(point.metric) for point in parcel.points}
+            for name in known.keys() & {metric_key(point.metric) for point in parcel.points}
             for point in self.client.get_metric_history(run_id, name)
         }
-        return [point for point in parcel.points if (_key(point.metric), point.step) not in stored]
+        return [
+            point for point in parcel.points if (metric_key(point.metric), point.step) not in stored
+        ]
 
     def _log_points(self, run_id: str, points: list[Point]) -> None:
         from mlflow.entities import Metric
 
         for begin in range(0, len(points), METRICS_PER_BATCH):
             batch = points[begin : begin + METRICS_PER_BATCH]
-            metrics = [Metric(_key(p.metric), p.value, p.time, p.step) for p in batch]
+            metrics = [Metric(metric_key(p.metric), p.value, p.time, p.step) for p in batch]
             self._log_batch(run_id, metrics=metrics)
 
     def _log_batch(self, run_id: str, **entities: Any) -> None:
         self.client.log_batch(run_id, synchronous=True, **entities)
 
     def _log_datasets(self, run_id: str, records: list[Record]) -> None:
-        from mlflow.entities import Dataset, DatasetInput
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
             DatasetInput(
@@ -278,7 +281,8 @@ class Store:
                     source_type="local",
                     source=json.dumps({"uri": record["source"]}),
                     profile=json.dumps({"num_rows": record["rows"], "digest": record["digest"]}),
-                )
+                ),
+                [InputTag(CONTEXT_TAG, record["context"])] if record.get("context") else [],
             )
             for record in records
         ]
@@ -286,7 +290,7 @@ class Store:
             self.client.log_inputs(run_id, datasets=inputs)
 
     def _log_table(self, run_id: str, table: Record) -> None:
-        name = f"tables/{_key(table['name'])}/step_{table['step']:08d}.json"
+        name = f"tables/{metric_key(table['name'])}/step_{table['step']:08d}.json"
         self.client.log_text(run_id, json.dumps(table["data"]), name)
 
     def _log_artifact(self, run_id: str, path: Path, folder: str) -> None:
@@ -359,14 +363,14 @@ def _refuse_unwritable(uri: str) -> None:
         os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o644))
 
 
-def _key(name: str) -> str:
-    """Return `name` as MLflow allows it: a few signs only, and no path that leads upwards."""
+def metric_key(name: str) -> str:
+    """Return a name as MLflow allows it: a few signs only, and no path that leads upwards."""
     allowed = re.sub(r"[^\w\-. :/]", "_", name)[:LONGEST_KEY]
     return posixpath.normpath(allowed).lstrip("./") or "_"
 
 
 def _texts(values: Mapping[str, str]) -> dict[str, str]:
-    return {_key(key): _cut(value) for key, value in values.items()}
+    return {metric_key(key): _cut(value) for key, value in values.items()}
 
 
 def _cut(text: str) -> str:
