@@ -61,7 +61,9 @@ def test_steps_have_figures_at_most_every_ten_seconds_in_the_record_of_the_step(
         callback.on_log(None, state, None, {"train_runtime": 1.0})
     records = list(read_spool(spool.path))
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
-    with_figures = [r["step"] for r in records if "system/cpu_utilization_percentage" in r["values"]]
+    with_figures = [
+        r["step"] for r in records if "system/cpu_utilization_percentage" in r["values"]
+    ]
     assert with_figures == [1, 4, 6]
     assert all(record["time"] > 1_600_000_000_000 for record in records)
 
