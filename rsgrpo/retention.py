@@ -95,10 +95,12 @@ def remove(leftovers: Sequence[Leftover], keep_days: float) -> Removal:
 
 def total(leftovers: Sequence[Leftover]) -> str:
     """Return in words how much there is: `2 unfinished stages, 3 process logs: 12.5 MB`."""
+    if not leftovers:
+        return "nothing"
     counts = Counter(leftover.what for leftover in leftovers)
     kinds = [f"{n} {what}{'s' if n > 1 else ''}" for what, n in counts.items()]
     size = sum(leftover.bytes for leftover in leftovers)
-    return f"{', '.join(kinds) or 'nothing'}: {size / 1e6:,.1f} MB"
+    return f"{', '.join(kinds)}: {size / 1e6:,.1f} MB"
 
 
 def _is_root(root: Path) -> bool:
