@@ -18,14 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rsgrpo.errors import UserError
 from rsgrpo.tracking.history import metric_histories
 from rsgrpo.tracking.points_cache import cached_points, read_points
-from rsgrpo.tracking.store import (
-    EXPERIMENT,
-    ROOT_TAG,
-    RUN_ID_TAG,
-    STUDY_TAG,
-    metric_key,
-    quiet_mlflow,
-)
+from rsgrpo.tracking.store import EXPERIMENT, ROOT_TAG, RUN_ID_TAG, STUDY_TAG, quiet_mlflow
+from rsgrpo.tracking.texts import metric_key
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

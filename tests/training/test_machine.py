@@ -5,9 +5,7 @@ import types
 from pathlib import Path
 
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+import torch
 from transformers import TrainerState
 
 from rsgrpo.tracking.spool import Spool, read_spool
