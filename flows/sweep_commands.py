@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,18 +62,16 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run a sweep to its end; stopped or killed at any moment, the same command goes on."""
-    from sweeps.commands import make_study, read_plan
+    from flows.sweep_runs import open_or_make, read_plan, sweep_lines
     from sweeps.opening import named_root, named_storage
 
-    plan = read_plan(files, set_)
+    plan = read_plan(files, set_ or ())
     if dry_run:
-        from flows.sweep_runs import sweep_lines
-
         typer.echo("\n".join(sweep_lines(plan)))
         return
     execution = _execution(root, environment, launcher, workers, deployment)
     place = named_storage(storage, root)
-    opened = make_study(plan, place, study_name or plan.config.name, named_root(root))
+    opened = open_or_make(plan, place, study_name or plan.config.name, named_root(root))
     _run(opened, execution, place, max_failure_rate, quiet, verbose)
 
 
@@ -88,9 +87,7 @@ def resume(
     failed: Annotated[
         bool, typer.Option("--failed", help="Try the trials that failed once more.")
     ] = False,
-    extend: Annotated[
-        int | None, typer.Option(help="Have so many further trials.", min=1)
-    ] = None,
+    extend: Annotated[int | None, typer.Option(help="Have so many further trials.", min=1)] = None,
     workers: Workers = None,
     deployment: Deployment = False,
     environment: Environment = "default",
@@ -174,5 +171,13 @@ def _execution(
     return execution_of(root or "default", environment, launcher, at_once, deployment)
 
 
-def _sayer(quiet: bool):  # type: ignore[no-untyped-def]
-    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+def _sayer(quiet: bool) -> Callable[[str], None]:
+    return _silent if quiet else _say
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _silent(line: str) -> None:
+    pass

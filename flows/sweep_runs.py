@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from flows.run_study import tracked
 from rsgrpo.config import Config
@@ -16,17 +17,49 @@ from rsgrpo.study import prepared, run_identity
 from rsgrpo.tracking.journal import begin_study, record_dataset
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool
 from rsgrpo.worker import Execution, Place, resolve
+from sweeps.commands import refuse_other
 from sweeps.config import Parameter
 from sweeps.local_units import LocalRunner
+from sweeps.metrics import check_metrics
+from sweeps.opening import study_names
 from sweeps.run import Result, run_sweep
-from sweeps.space import Sweep, grid_points, trial_config
+from sweeps.space import Sweep, check_space, grid_points, load_sweep, trial_config
 from sweeps.status import read_status, status_lines
-from sweeps.study import Opened
+from sweeps.study import Opened, create
 from sweeps.units import Runner
 
 STATUS_SECONDS = 30.0
 
 Say = Callable[[str], None]
+
+
+def read_plan(files: Sequence[Path], overrides: Sequence[str]) -> Sweep:
+    """Read a sweep's files and check it whole, before anything is made.
+
+    Raises:
+        UserError: Something in it cannot be run.
+    """
+    plan = load_sweep(files, overrides)
+    check_space(plan)
+    check_metrics(plan.sweep, plan.config)
+    return plan
+
+
+def open_or_make(plan: Sweep, storage: str, name: str, root: Path) -> Opened:
+    """Open the study of a plan, making it where there is none.
+
+    Args:
+        plan: The sweep.
+        storage: As for `open_storage`.
+        name: The study's name.
+        root: The output root.
+
+    Raises:
+        UserError: A study of that name has other settings; the sentence names the first key.
+    """
+    if name in study_names(storage):
+        refuse_other(name, storage, plan)
+    return create(plan, storage, name, root)
 
 
 def run_opened(
