@@ -68,6 +68,7 @@ class DeployedRunner:
         at_once: int = AT_ONCE,
     ) -> None:
         """Take where and how units run, who holds which, and what takes a line for the user."""
+        self.adopts = True
         self.at_once = at_once
         self._execution, self._ledger, self._say = execution, ledger, say
         self._place = resolve(execution)
