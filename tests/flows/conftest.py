@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,8 +58,13 @@ class Platform(NamedTuple):
 
 
 @contextmanager
-def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
-    """Start everything with `rsgrpo up`, deploy the flows, and end it with Ctrl-C."""
+def started_platform(
+    folder: Path, workers: int = 1, before: Sequence[str] = ()
+) -> Iterator[Platform]:
+    """Start everything with `rsgrpo up`, deploy the flows, and end it with Ctrl-C.
+
+    `before` goes before the words of each command, for a program that watches it.
+    """
     home, root = folder / "services", folder / "out"
     prefect, mlflow = free_port(), free_port()
     roots = {"default": str(root), "alone": str(folder / "alone")}
@@ -76,7 +81,7 @@ def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
     }
     ports = ["--prefect-port", str(prefect), "--mlflow-port", str(mlflow)]
     process = subprocess.Popen(
-        [*RSGRPO, "up", "--home", str(home), "--workers", str(workers), *ports],
+        [*before, *RSGRPO, "up", "--home", str(home), "--workers", str(workers), *ports],
         cwd=CHECKOUT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -86,7 +91,7 @@ def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
     platform = Platform(process, environment, home, root, f"http://127.0.0.1:{mlflow}")
     try:
         read_until(process, "Ctrl-C ends everything")
-        platform.run(*PREFECT, "--no-prompt", "deploy", "--all")
+        platform.run(*before, *PREFECT, "--no-prompt", "deploy", "--all")
         yield platform
     finally:
         process.send_signal(signal.SIGINT)
