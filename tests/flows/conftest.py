@@ -59,11 +59,12 @@ class Platform(NamedTuple):
 
 @contextmanager
 def started_platform(
-    folder: Path, workers: int = 1, before: Sequence[str] = ()
+    folder: Path, workers: int = 1, before: Sequence[str] = (), deployed: bool = True
 ) -> Iterator[Platform]:
     """Start everything with `rsgrpo up`, deploy the flows, and end it with Ctrl-C.
 
-    `before` goes before the words of each command, for a program that watches it.
+    `before` goes before the words of each command, for a program that watches it; a platform on
+    which no flow runs needs none `deployed`.
     """
     home, root = folder / "services", folder / "out"
     prefect, mlflow = free_port(), free_port()
@@ -91,7 +92,8 @@ def started_platform(
     platform = Platform(process, environment, home, root, f"http://127.0.0.1:{mlflow}")
     try:
         read_until(process, "Ctrl-C ends everything")
-        platform.run(*before, *PREFECT, "--no-prompt", "deploy", "--all")
+        if deployed:
+            platform.run(*before, *PREFECT, "--no-prompt", "deploy", "--all")
         yield platform
     finally:
         process.send_signal(signal.SIGINT)

@@ -323,7 +323,8 @@ def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
             *PREFECT, "deployment", "run", "train-policy/train-policy", "-p", f"config={config()}"
         )
         wait_until(lambda: trainer_at_work(dead))
-        dead.process.kill()  # servers and workers die with it
+        dead.process.kill()
+        wait_until(lambda: not services_of(dead), 30)
         manifest = "rs_grpo-beta2-seed0-*/manifest.json"
         wait_until(lambda: list((dead.root / "train").glob(manifest)), 120)
         for pid in dead.pids():  # the flow asks for its server for minutes before it gives up
@@ -335,6 +336,11 @@ def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
         (step, value) for step, value in enumerate(rewards_in_spool(dead.root), 1)
     ]
     assert ", 0 numbers" in dead.run(*command)
+
+
+def services_of(platform: Platform) -> list[int]:
+    """Return the processes of servers and workers, whose flows outlive them."""
+    return platform.pids("-m mlflow server") + platform.pids("-m prefect ")
 
 
 def rewards_in_spool(root: Path) -> list[float]:
