@@ -16,9 +16,25 @@ from pydantic import (
 )
 
 from rsgrpo.errors import unknown
+from rsgrpo.schedules import SCHEDULES, Schedule
 
 ADVANTAGE_NAMES = ("rs_grpo", "grpo", "dr_grpo")
 DEFAULT_REWARD = "verifier"
+# What each kind of schedule takes, and how one is written.
+SCHEDULE_KEYS = {
+    "constant": ("start",),
+    "linear": ("start", "end"),
+    "cosine": ("start", "end"),
+    "exponential": ("start", "end"),
+    "phases": ("values", "at"),
+}
+_EXAMPLES = {
+    "constant": "a start: {schedule: constant, start: 8}",
+    "linear": "a start and an end: {schedule: linear, start: 8, end: 1}",
+    "cosine": "a start and an end: {schedule: cosine, start: 8, end: 1}",
+    "exponential": "a start and an end: {schedule: exponential, start: 8, end: 1}",
+    "phases": "values and at: {schedule: phases, values: [8, 4, 1], at: [0.3, 0.7]}",
+}
 
 
 class Model(BaseModel):
@@ -40,19 +56,46 @@ class AdvantageConfig(Model):
 
 
 class ScheduleConfig(Model):
-    """A risk parameter that stays at `start`, or moves linearly from it to `end` over training."""
+    """A risk parameter over training.
 
-    schedule: Literal["constant", "linear"]
-    start: float
+    It stays at `start`, or goes from it to `end` linearly, along half a cosine or exponentially
+    (both on one side of 0); or it takes each of `values` in turn, the next from each share of
+    training in `at`: `{schedule: phases, values: [8, 4, 1], at: [0.3, 0.7]}`.
+    """
+
+    schedule: Literal["constant", "linear", "cosine", "exponential", "phases"]
+    start: float | None = None
     end: float | None = None
+    values: tuple[float, ...] | None = None
+    at: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
-    def _only_linear_has_an_end(self) -> ScheduleConfig:
-        if self.schedule == "linear" and self.end is None:
-            raise ValueError("a linear schedule needs an end: {schedule: linear, start: 8, end: 1}")
-        if self.schedule == "constant" and self.end is not None:
-            raise ValueError("a constant schedule has no end: remove it, or write schedule: linear")
+    def _takes_its_own_keys(self) -> ScheduleConfig:
+        takes = SCHEDULE_KEYS[self.schedule]
+        article = "an" if self.schedule == "exponential" else "a"
+        for key in takes:
+            if getattr(self, key) is None:
+                raise ValueError(
+                    f"{article} {self.schedule} schedule needs {_EXAMPLES[self.schedule]}"
+                )
+        for key in ("start", "end", "values", "at"):
+            if key not in takes and getattr(self, key) is not None:
+                others = [kind for kind, keys in SCHEDULE_KEYS.items() if key in keys]
+                raise ValueError(
+                    f"{article} {self.schedule} schedule has no {key}: remove it, or write "
+                    f"schedule: {others[0]}"
+                )
+        self.build()
         return self
+
+    def build(self) -> Schedule:
+        """Return the schedule as a function of progress."""
+        return SCHEDULES[self.schedule](**self.arguments)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What its kind takes."""
+        return {key: getattr(self, key) for key in SCHEDULE_KEYS[self.schedule]}
 
 
 def _number_or_schedule(value: Any) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,28 +13,92 @@ from rsgrpo.config_training import Model
 
 
 class Parameter(Model):
-    """One varied key: `values` to choose from, or a range `low` to `high`.
+    """One varied key: `values` to choose from, or a range `low` to `high`, both within it.
 
-    A range of two integers is one of integers; `log` draws its logarithm evenly, `step` makes it
-    discrete. `when` names other varied keys and the values of them under which this one exists.
+    A range whose numbers are all integers is one of integers; `log` draws its logarithm evenly,
+    `step` counts from `low`. `when` names other varied keys and the value of each, or the list of
+    values, under which this one exists; where one of those does not exist, neither does this.
     """
 
     values: tuple[Any, ...] = ()
     low: int | float | None = None
     high: int | float | None = None
-    step: int | float | None = None
+    step: int | float | None = Field(None, gt=0)
     log: bool = False
     when: dict[str, Any] = Field({})
+
+    @field_validator("values", "when", mode="before")
+    @classmethod
+    def _exponents_are_numbers(cls, value: Any) -> Any:
+        return _with_numbers(value)
 
     @model_validator(mode="after")
     def _choices_or_range(self) -> Parameter:
         if bool(self.values) == (self.low is not None or self.high is not None):
             raise ValueError("give either values, or low and high")
-        if not self.values and (self.low is None or self.high is None or self.low > self.high):
+        if self.values:
+            return self._distinct_choices()
+        if self.low is None or self.high is None or self.low > self.high:
             raise ValueError("a range needs low and high, low not above high")
-        if self.log and (self.low is None or self.low <= 0 or self.step is not None):
+        if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log needs a range above 0 without a step")
         return self
+
+    def _distinct_choices(self) -> Parameter:
+        if self.log or self.step is not None:
+            raise ValueError("log and step belong to a range: give low and high, or remove them")
+        for place, value in enumerate(self.values):
+            if value in self.values[:place]:
+                raise ValueError(f"values must name a value once, and {value!r} is there twice")
+        return self
+
+    @property
+    def integers(self) -> bool:
+        """Whether it is a range of integers."""
+        ends = (self.low, self.high, 1 if self.step is None else self.step)
+        return not self.values and all(isinstance(number, int) for number in ends)
+
+    @property
+    def points(self) -> tuple[Any, ...]:
+        """Its values, or the points of a range with a step; none of another range."""
+        if self.values or self.step is None or self.low is None or self.high is None:
+            return self.values
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        steps = range(int((high - low) / step) + 1)
+        return tuple((int if self.integers else float)(low + i * step) for i in steps)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value of a range."""
+        low, high = self.low or 0, self.high or 0
+        return low, self.points[-1] if self.points else high
+
+    def exists(self, others: Mapping[str, Any]) -> bool:
+        """Whether it exists beside the values of the other varied keys.
+
+        Args:
+            others: The values of those that exist.
+        """
+        return all(
+            key in others and others[key] in alternatives(wanted)
+            for key, wanted in self.when.items()
+        )
+
+
+def alternatives(wanted: Any) -> list[Any]:
+    """Return the values that an entry of `when` names: those of a list, or the one."""
+    return list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+
+
+def _with_numbers(value: Any) -> Any:
+    """Read numbers such as 1e-4, which YAML takes for text where they have no point."""
+    if isinstance(value, list | tuple):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
 
 
 class Objective(Model):

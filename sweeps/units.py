@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from rsgrpo.config import Config
+from rsgrpo.errors import UserError
 from rsgrpo.study import Run, base_policy, trained_run
 
 Ending = Literal["finished", "failed", "killed", "stopped"]
+
+
+class StoppedError(UserError):
+    """The sweep was asked to stop while what its units share was still being made."""
 
 
 class Unit(NamedTuple):
@@ -52,6 +57,7 @@ class Runner(Protocol):
 
         Raises:
             UserError: A stage failed.
+            StoppedError: The sweep's ledger was asked to stop meanwhile.
         """
 
     def start(self, unit: Unit) -> None:

@@ -308,7 +308,7 @@ def _risk_beta(settings: TrainingConfig) -> float | dict[str, Any]:
     beta = settings.risk_beta
     if isinstance(beta, float):
         return beta
-    return beta.start if beta.schedule == "constant" else beta.model_dump()
+    return {"schedule": beta.schedule, **beta.arguments}
 
 
 def _write_prompt(folder: Path, prompt: PromptConfig, dataset: Dataset, tokenizer: Any) -> None:

@@ -1,0 +1,234 @@
+"""The space of a sweep: its file read, its points listed or suggested, and laid into the config.
+
+A point maps dotted config keys to values. A key that exists only under others (`when`) follows them
+in every point.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import ValidationError
+
+from rsgrpo.config import Config
+from rsgrpo.config_faults import fault_sentence
+from rsgrpo.config_files import Layer, merged, read_layers
+from rsgrpo.config_training import SCHEDULE_KEYS
+from rsgrpo.errors import UserError
+from sweeps.config import Parameter, SweepConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+Point = dict[str, Any]
+
+_SCHEDULE = "training.risk_beta"
+_SCALAR = (str, int, float, bool, type(None))
+
+
+class Sweep(NamedTuple):
+    """A study's settings, and what of them the sweep varies."""
+
+    config: Config
+    sweep: SweepConfig
+
+
+class _SweepFile(Config):
+    sweep: SweepConfig
+
+
+def load_sweep(paths: Path | Sequence[Path], overrides: Sequence[str] = ()) -> Sweep:
+    """Read YAML files that describe a study and, under `sweep`, what varies; apply overrides.
+
+    Args:
+        paths: One YAML file or several, of which later ones win, branch by branch.
+        overrides: `dotted.key=value` strings such as `sweep.trials=20`.
+
+    Raises:
+        UserError: As in `load_config`, or no file has a branch `sweep`.
+    """
+    layers = read_layers([paths] if isinstance(paths, Path) else paths, overrides)
+    tree = merged(layers)
+    if "sweep" not in tree:
+        files = ", ".join(dict.fromkeys(layer.origin for layer in layers)) or "no file"
+        raise UserError(
+            f"{files} has no branch sweep: say there what varies (sweep.space) and what is sought "
+            "(sweep.objectives); configs/beta_sweep.yaml is an example"
+        )
+    try:
+        whole = _SweepFile.model_validate(tree)
+    except ValidationError as fault:
+        raise UserError(fault_sentence(fault, _SweepFile, layers)) from None
+    del tree["sweep"]
+    return Sweep(Config.model_validate(tree), whole.sweep)
+
+
+def grid_points(sweep: SweepConfig) -> list[Point]:
+    """Return every point of a grid once, the last keys varying fastest.
+
+    Raises:
+        UserError: A range has no step, or the conditions go in a circle.
+    """
+    return list(_product(ordered(sweep.space), _grid_values))
+
+
+def suggest(trial: optuna.Trial, sweep: SweepConfig) -> Point:
+    """Return the point of a trial, asking Optuna for what it does not have yet.
+
+    Conditions come first; a value that is no scalar is a category of JSON text there.
+
+    Raises:
+        UserError: The conditions go in a circle.
+    """
+    point: Point = {}
+    for key, parameter in ordered(sweep.space).items():
+        if parameter.exists(point):
+            point[key] = _suggested(trial, key, parameter)
+    return point
+
+
+def encoded(point: Mapping[str, Any]) -> Point:
+    """Return a point as Optuna stores it (for `enqueue_trial`): what is no scalar as JSON text."""
+    return {key: _encoded(value) for key, value in point.items()}
+
+
+def decoded(params: Mapping[str, Any], sweep: SweepConfig) -> Point:
+    """Return the point that the stored parameters of a trial stand for."""
+    return {key: _decoded(value, sweep.space.get(key)) for key, value in params.items()}
+
+
+def trial_config(config: Config, params: Mapping[str, Any], seed: int) -> Config:
+    """Return the config of one seed of a trial.
+
+    A key below `training.risk_beta` makes it a schedule; of a schedule that the config names, those
+    keys stay that the chosen kind takes.
+
+    Args:
+        config: The study's.
+        params: The point, decoded.
+        seed: Of the training.
+
+    Raises:
+        UserError: The config refuses the point.
+    """
+    tree = config.model_dump(mode="json")
+    layers = [Layer("the sweep's space", _nested(params), 1)]
+    for key, value in {**params, "training.seed": seed}.items():
+        _lay(tree, key, value)
+    _keep_what_the_schedule_takes(tree, params)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as fault:
+        raise UserError(fault_sentence(fault, Config, layers)) from None
+
+
+def ordered(space: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Return a space with each key after those of its `when`, otherwise in its own order.
+
+    Raises:
+        UserError: A condition names a key that does not vary, or conditions go in a circle.
+    """
+    found: dict[str, Parameter] = {}
+    while len(found) < len(space):
+        ready = [k for k, p in space.items() if k not in found and p.when.keys() <= found.keys()]
+        if not ready:
+            raise UserError(_stuck(space, found))
+        found[ready[0]] = space[ready[0]]
+    return found
+
+
+def _stuck(space: Mapping[str, Parameter], found: Mapping[str, Parameter]) -> str:
+    left = [key for key in space if key not in found]
+    for key in left:
+        for other in space[key].when:
+            if other not in space:
+                where = f"config key sweep.space.{key}.when"
+                return f"{where} names {other}, which does not vary: add it to sweep.space"
+    return f"the conditions of sweep.space go in a circle: {', '.join(left)} wait for each other"
+
+
+def _product(
+    space: Mapping[str, Parameter], values_of: Callable[[str, Parameter], Sequence[Any]]
+) -> Iterator[Point]:
+    points: list[Point] = [{}]
+    for key, parameter in space.items():
+        values = values_of(key, parameter)
+        points = [
+            grown
+            for point in points
+            for grown in (
+                [{**point, key: v} for v in values] if parameter.exists(point) else [point]
+            )
+        ]
+    yield from points
+
+
+def _grid_values(key: str, parameter: Parameter) -> Sequence[Any]:
+    if not parameter.points:
+        raise UserError(
+            f"config key sweep.space.{key} is a range from {parameter.low} to {parameter.high}: a "
+            "grid needs its step, or values; or choose another sweep.sampler.name"
+        )
+    return parameter.points
+
+
+def _suggested(trial: optuna.Trial, key: str, parameter: Parameter) -> Any:
+    if parameter.values:
+        choice = trial.suggest_categorical(key, [_encoded(value) for value in parameter.values])
+        return _decoded(choice, parameter)
+    low, high = parameter.ends
+    if parameter.integers:
+        step = int(parameter.step or 1)
+        return trial.suggest_int(key, int(low), int(high), step=step, log=parameter.log)
+    return trial.suggest_float(key, low, high, step=parameter.step, log=parameter.log)
+
+
+def _encoded(value: Any) -> Any:
+    return value if isinstance(value, _SCALAR) else json.dumps(value)
+
+
+def _decoded(value: Any, parameter: Parameter | None) -> Any:
+    for choice in parameter.values if parameter else ():
+        if not isinstance(choice, _SCALAR) and json.dumps(choice) == value:
+            return choice
+    return value
+
+
+def _lay(tree: Point, key: str, value: Any) -> None:
+    *branches, leaf = key.split(".")
+    for name in branches:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[leaf] = value
+
+
+def _nested(params: Mapping[str, Any]) -> Point:
+    tree: Point = {}
+    for key, value in params.items():
+        _lay(tree, key, value)
+    return tree
+
+
+def _keep_what_the_schedule_takes(tree: Point, params: Mapping[str, Any]) -> None:
+    """Drop what another kind of schedule in the config would leave beside the chosen one."""
+    if f"{_SCHEDULE}.schedule" not in params:
+        return
+    schedule = tree["training"]["risk_beta"]
+    takes = SCHEDULE_KEYS.get(schedule["schedule"], ())
+    for key in set(schedule) - {"schedule", *takes}:
+        if f"{_SCHEDULE}.{key}" not in params:
+            del schedule[key]
+
+
+def check_space(sweep: Sweep) -> None:
+    """Refuse a sweep that cannot run, before anything does.
+
+    Raises:
+        UserError: A key is unknown, decides what trials are measured by, or is part of another; a
+            condition never holds; a grid has a range without a step; or the config refuses a value.
+    """
+    ordered(sweep.sweep.space)
