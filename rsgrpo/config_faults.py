@@ -37,6 +37,8 @@ def _without_union_tags(loc: tuple[int | str, ...]) -> list[str]:
 def _siblings(tree: type[BaseModel], where: Sequence[str]) -> list[str]:
     model = tree
     for name in where[:-1]:
+        if name not in model.model_fields:
+            continue  # an item of a list, or of a mapping with names of its own
         models = list(_models_in(model.model_fields[name].annotation))
         if not models:
             return []

@@ -107,7 +107,7 @@ def _read_override(override: str, below: dict[str, Any]) -> Layer:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override!r} has no value: write --set training.risk_beta=4")
-    names = key.split(".")
+    names = _names(key, below)
     for last, name in enumerate(names[:-1], 1):
         if not isinstance(_at(below, names[:last]), dict | None):
             raise UserError(f"--set {override!r}: {name} is a value, not a branch of the config")
@@ -118,6 +118,15 @@ def _read_override(override: str, below: dict[str, Any]) -> Layer:
     for name in reversed(names):
         value = {name: value}
     return Layer("--set", value, len(names))
+
+
+def _names(key: str, below: Any) -> list[str]:
+    """Split a key at its dots, but for those of a name that is there: `sweep.space` has such."""
+    names = key.split(".")
+    here = below if isinstance(below, dict) else {}
+    last = next((n for n in range(len(names), 1, -1) if ".".join(names[:n]) in here), 1)
+    name, deeper = ".".join(names[:last]), names[last:]
+    return [name, *(_names(".".join(deeper), here.get(name)) if deeper else ())]
 
 
 def _over(below: dict[str, Any], above: dict[str, Any], depth: int) -> dict[str, Any]:

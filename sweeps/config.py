@@ -61,17 +61,25 @@ class Parameter(Model):
     @property
     def points(self) -> tuple[Any, ...]:
         """Its values, or the points of a range with a step; none of another range."""
-        if self.values or self.step is None or self.low is None or self.high is None:
+        if self.values or self.step is None:
             return self.values
-        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
-        steps = range(int((high - low) / step) + 1)
-        return tuple((int if self.integers else float)(low + i * step) for i in steps)
+        return tuple(self._point(place) for place in range(self._steps + 1))
 
     @property
     def ends(self) -> tuple[float, float]:
         """The lowest and the highest value of a range."""
         low, high = self.low or 0, self.high or 0
-        return low, self.points[-1] if self.points else high
+        return low, high if self.step is None else self._point(self._steps)
+
+    @property
+    def _steps(self) -> int:
+        """How often the step fits into the range: in decimals, so that ten times 0.1 is 1."""
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return int((high - low) / step)
+
+    def _point(self, place: int) -> float:
+        value = Decimal(str(self.low)) + place * Decimal(str(self.step))
+        return int(value) if self.integers else float(value)
 
     def exists(self, others: Mapping[str, Any]) -> bool:
         """Whether it exists beside the values of the other varied keys.
@@ -119,6 +127,10 @@ class Constraint(Model):
     def _one_bound(self) -> Constraint:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("a constraint needs either at_least or at_most")
+        if self.needs_base and self.metric.startswith("training/"):
+            raise ValueError(
+                f"the base policy is not trained, so it has no {self.metric}: give a number"
+            )
         return self
 
     @property
@@ -197,8 +209,15 @@ class SweepConfig(Model):
                 f"sweep.pruner is {self.pruner.name} and there are {len(self.objectives)} "
                 "objectives: Optuna prunes studies of one alone; set it to none and use sweep.stops"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> SweepConfig:
         if self.sampler.name != "grid" and self.trials is None:
-            raise ValueError(f"the sampler {self.sampler.name} needs sweep.trials")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("sweep.seeds must name a value once")
+            raise ValueError(
+                f"sweep.sampler.name is {self.sampler.name}: say in sweep.trials how many to run"
+            )
+        metrics = [objective.metric for objective in self.objectives]
+        if len(set(self.seeds)) < len(self.seeds) or len(set(metrics)) < len(metrics):
+            raise ValueError("sweep.seeds and sweep.objectives must each name a value once")
         return self

@@ -7,6 +7,8 @@ in every point.
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,12 +20,14 @@ from rsgrpo.config_faults import fault_sentence
 from rsgrpo.config_files import Layer, merged, read_layers
 from rsgrpo.config_training import SCHEDULE_KEYS
 from rsgrpo.errors import UserError
-from sweeps.config import Parameter, SweepConfig
+from sweeps.config import Parameter, SweepConfig, alternatives
 
 if TYPE_CHECKING:
     import optuna
 
 Point = dict[str, Any]
+
+MOST_POINTS = 100_000
 
 _SCHEDULE = "training.risk_beta"
 _SCALAR = (str, int, float, bool, type(None))
@@ -115,10 +119,10 @@ def trial_config(config: Config, params: Mapping[str, Any], seed: int) -> Config
         UserError: The config refuses the point.
     """
     tree = config.model_dump(mode="json")
-    layers = [Layer("the sweep's space", _nested(params), 1)]
+    layers = [Layer("sweep.space", _nested(params), 1)]
     for key, value in {**params, "training.seed": seed}.items():
         _lay(tree, key, value)
-    _keep_what_the_schedule_takes(tree, params)
+    _settle_schedule(tree["training"], params)
     try:
         return Config.model_validate(tree)
     except ValidationError as fault:
@@ -213,22 +217,141 @@ def _nested(params: Mapping[str, Any]) -> Point:
     return tree
 
 
-def _keep_what_the_schedule_takes(tree: Point, params: Mapping[str, Any]) -> None:
+def _settle_schedule(training: Point, params: Mapping[str, Any]) -> None:
     """Drop what another kind of schedule in the config would leave beside the chosen one."""
-    if f"{_SCHEDULE}.schedule" not in params:
+    varied = [key for key in params if key.startswith(f"{_SCHEDULE}.")]
+    if not varied:
         return
-    schedule = tree["training"]["risk_beta"]
+    schedule = training["risk_beta"]
+    if "schedule" not in schedule:
+        raise UserError(
+            f"sweep.space varies {varied[0]}, but {_SCHEDULE} is a number: vary {_SCHEDULE}."
+            "schedule too, or write a schedule under it"
+        )
     takes = SCHEDULE_KEYS.get(schedule["schedule"], ())
     for key in set(schedule) - {"schedule", *takes}:
         if f"{_SCHEDULE}.{key}" not in params:
             del schedule[key]
 
 
+# What decides how trials are measured, or who they are: varied, no two could be compared.
+_SHARED = (
+    "name",
+    "study",
+    "evaluation",
+    "grading",
+    "serving",
+    "plan",
+    "data.source",
+    "data.seed",
+    "data.prompts_per_tier",
+    "data.benchmarks",
+    "data.limit",
+    "sampling.backend",
+    "sampling.split",
+    "sampling.n",
+    "sampling.n_of",
+    "sampling.benchmarks",
+    "sampling.limit",
+    "sampling.seed",
+)
+_OF_THE_BASE = ("policy", "prompt", "sampling")
+_MOST_TRIED = 1_000
+
+
 def check_space(sweep: Sweep) -> None:
     """Refuse a sweep that cannot run, before anything does.
 
+    Every point of a small grid is tried on the config; of a larger space, a thousand points of
+    values and of ends and middles of ranges.
+
     Raises:
         UserError: A key is unknown, decides what trials are measured by, or is part of another; a
-            condition never holds; a grid has a range without a step; or the config refuses a value.
+            condition never holds; a grid has a range without a step; the config refuses a point;
+            or a varied risk parameter means nothing to the estimator.
     """
-    ordered(sweep.sweep.space)
+    space = ordered(sweep.sweep.space)
+    for key in space:
+        _refuse_key(key, sweep.sweep)
+    for key, parameter in space.items():
+        for other, wanted in parameter.when.items():
+            _refuse_condition(key, other, space[other], wanted)
+    if sweep.sweep.sampler.name == "grid":
+        grid_points(sweep.sweep)
+    for point in _tried(space):
+        _refuse_point(sweep, point)
+
+
+def _refuse_key(key: str, sweep: SweepConfig) -> None:
+    where = f"config key sweep.space.{key}"
+    if _meets(key, "training.seed"):
+        raise UserError(f"{where} cannot vary: sweep.seeds lists the seeds that every trial has")
+    if shared := next((name for name in _SHARED if _meets(key, name)), None):
+        raise UserError(
+            f"{where} cannot vary: {shared} decides what trials are measured by, so set it for "
+            "all of them"
+        )
+    if part := next((name for name in sweep.space if name != key and _meets(key, name)), None):
+        raise UserError(f"{where} overlaps with {part}, which varies too: remove one of them")
+    if key.split(".")[0] in _OF_THE_BASE and any(c.needs_base for c in sweep.constraints):
+        raise UserError(
+            f"{where} changes the base policy's own result, and a constraint compares with it: "
+            "give that constraint a number, or do not vary the key"
+        )
+
+
+def _meets(key: str, other: str) -> bool:
+    """Return whether one of two keys is the other or lies below it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _refuse_condition(key: str, other: str, parameter: Parameter, wanted: Any) -> None:
+    where = f"config key sweep.space.{key}.when"
+    if not parameter.points:
+        raise UserError(
+            f"{where} names {other}, a range without a step: a condition needs one that has values"
+        )
+    for value in alternatives(wanted):
+        if value not in parameter.points:
+            known = ", ".join(str(point) for point in parameter.points[:10])
+            raise UserError(f"{where} names {other} = {value!r}, which it never is: it has {known}")
+
+
+def _tried(space: Mapping[str, Parameter]) -> Iterator[Point]:
+    options = {key: _options(parameter) for key, parameter in space.items()}
+    if math.prod(map(len, options.values())) <= _MOST_TRIED:
+        yield from _product(space, lambda key, _: options[key])
+        return
+    draw = random.Random(0)
+    for _ in range(_MOST_TRIED):
+        yield next(_product(space, lambda key, _: [draw.choice(options[key])]))
+
+
+def _options(parameter: Parameter) -> Sequence[Any]:
+    """Return what is tried of a key: its points, or both ends of a range and what lies between."""
+    if parameter.points:
+        return parameter.points
+    low, high = parameter.ends
+    inside = low + (high - low) / math.e
+    return sorted({low, int(inside) if parameter.integers else inside, high})
+
+
+def _refuse_point(sweep: Sweep, point: Point) -> None:
+    at = ", ".join(f"{key} = {value}" for key, value in point.items())
+    try:
+        training = trial_config(sweep.config, point, sweep.sweep.seeds[0]).training
+    except UserError as fault:
+        raise UserError(f"{fault}, at {at}") from None
+    varied = next((key for key in point if _meets(key, _SCHEDULE)), None)
+    if varied and training.advantage.name != "rs_grpo":
+        raise UserError(
+            f"config key sweep.space.{varied} varies although {training.advantage.name} has no "
+            "risk parameter, so trials would repeat each other: add "
+            "when: {training.advantage.name: rs_grpo}"
+        )
+    k = sweep.sweep.pruner.k
+    if k is not None and k > training.num_generations:
+        raise UserError(
+            f"sweep.pruner.k is {k}, but training.num_generations is {training.num_generations}, "
+            f"at {at}: lower k, for pass@k of more than one group's samples cannot be told"
+        )

@@ -104,9 +104,25 @@ def test_an_unknown_name_is_met_with_the_nearest_one(
             "no end",
         ),
         (
-            "training: {risk_beta: {schedule: cosine, start: 8}}",
+            "training: {risk_beta: {schedule: sawtooth, start: 8}}",
             "training.risk_beta.schedule",
-            "'constant' or 'linear', got 'cosine'",
+            "'constant', 'linear', 'cosine', 'exponential' or 'phases', got 'sawtooth'",
+        ),
+        ("training: {risk_beta: {schedule: cosine, start: 8}}", "training.risk_beta", "end: 1"),
+        (
+            "training: {risk_beta: {schedule: exponential, start: 8, end: 0}}",
+            "training.risk_beta",
+            "an exponential schedule cannot go from 8 to 0: both must be above 0, or both below it",
+        ),
+        (
+            "training: {risk_beta: {schedule: phases, values: [8, 1], at: [1.5]}}",
+            "training.risk_beta",
+            "must rise and lie between 0 and 1",
+        ),
+        (
+            "training: {risk_beta: {schedule: phases, start: 8, values: [8, 1], at: [0.5]}}",
+            "training.risk_beta",
+            "a phases schedule has no start",
         ),
         ("training: {dynamic_sampling: dorp}", "training.dynamic_sampling", "got 'dorp'"),
         ("training: {dynamic_sampling: on}", "training.dynamic_sampling", "got True"),
@@ -226,8 +242,15 @@ def test_a_schedule_is_read_from_file_and_override(tmp_path: Path) -> None:
     assert constant.training.risk_beta == ScheduleConfig(schedule="constant", start=3)
 
 
-def test_a_config_survives_the_way_through_a_dump(tmp_path: Path) -> None:
-    config = load(tmp_path, "training: {risk_beta: {schedule: linear, start: 8, end: 1}}")
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "{schedule: linear, start: 8, end: 1}",
+        "{schedule: phases, values: [8, 4, 1], at: [0.3, 0.7]}",
+    ],
+)
+def test_a_config_survives_the_way_through_a_dump(tmp_path: Path, schedule: str) -> None:
+    config = load(tmp_path, f"training: {{risk_beta: {schedule}}}")
     assert Config.model_validate(config.model_dump()) == config
     assert Config.model_validate(config.model_dump(mode="json")) == config
 

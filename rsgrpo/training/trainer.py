@@ -350,7 +350,10 @@ def _schedule(risk_beta: float | dict[str, Any]) -> Schedule:
             known = ", ".join(SCHEDULES)
             raise ValueError(f"risk_beta is {risk_beta}: its schedule must be one of {known}")
         options = {key: value for key, value in risk_beta.items() if key != "schedule"}
-        return SCHEDULES[risk_beta["schedule"]](**options)
+        try:
+            return SCHEDULES[risk_beta["schedule"]](**options)
+        except TypeError as fault:
+            raise ValueError(f"risk_beta is {risk_beta}: {fault}") from fault
     if not math.isfinite(risk_beta):
         raise ValueError(f"risk_beta is {risk_beta}: it must be a finite number")
     return constant(float(risk_beta))

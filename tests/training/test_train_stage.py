@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rsgrpo.config import Config, load_config
+from rsgrpo.config_training import ScheduleConfig
 from rsgrpo.data.jsonl import read_rows
 from rsgrpo.errors import UserError
 from rsgrpo.nodes import node_to_json
@@ -73,6 +74,32 @@ def test_each_step_is_recorded_with_its_unfiltered_first_pass(
     [prompt] = [r["path"] for r in records if str(r.get("path", "")).endswith("prompt.txt")]
     first = next(read_rows(base[0] / "train.jsonl", ("problem",)))[1]["problem"]
     assert (tmp_path / "run" / prompt).read_text(encoding="utf-8") == first
+
+
+@pytest.mark.parametrize(
+    ("schedule", "betas"),
+    [
+        ({"schedule": "constant", "start": 3}, [3, 3, 3, 3]),
+        ({"schedule": "linear", "start": 8, "end": 0}, [8, 6, 4, 2]),
+        ({"schedule": "cosine", "start": 8, "end": 0}, [8, 4 + 8**0.5, 4, 4 - 8**0.5]),
+        ({"schedule": "exponential", "start": 16, "end": 1}, [16, 8, 4, 2]),
+        ({"schedule": "phases", "values": [8, 4, 1], "at": [0.25, 0.75]}, [8, 4, 4, 1]),
+    ],
+    ids=lambda value: value["schedule"] if isinstance(value, dict) else "",
+)
+def test_the_recorded_beta_follows_its_schedule(
+    tmp_path: Path,
+    tiny_config: Config,
+    base: tuple[Path, Path],
+    schedule: dict[str, Any],
+    betas: list[float],
+) -> None:
+    beta = ScheduleConfig.model_validate(schedule)
+    training = tiny_config.training.model_copy(update={"risk_beta": beta})
+    config = tiny_config.model_copy(update={"training": training})
+    records = train_into(tmp_path / "run", config, base)
+    recorded = [r["values"]["risk_beta"] for r in records if r["kind"] == "metrics"]
+    assert recorded == pytest.approx(betas)
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(

@@ -33,6 +33,8 @@ CPU = {"bf16": False, "use_cpu": True, "report_to": [], "per_device_train_batch_
         ({"dynamic_sampling": "refill", "beta": 0.04}, {}, "beta is 0.04"),
         ({"save_steps": 3, "steps_per_generation": 2}, {}, "save_steps is 3"),
         ({"risk_beta": float("nan")}, {}, "risk_beta is nan"),
+        ({"risk_beta": {"schedule": "cosin"}}, {}, "constant, linear, cosine, exponential, phases"),
+        ({"risk_beta": {"schedule": "cosine", "start": 8}}, {}, "missing .* argument: 'end'"),
     ],
 )  # fmt: skip
 def test_an_argument_that_cannot_be_honoured_is_refused(
