@@ -19,12 +19,11 @@ from prefect.client.schemas.objects import State, StateType
 from flows.flow_runs import FlowRuns, ServerAway
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError
-from rsgrpo.nodes import Node
-from rsgrpo.processes import check, end_stage, start_stage
 from rsgrpo.stages import find
-from rsgrpo.study import base_policy, base_run, prepared
+from rsgrpo.study import base_policy, base_run
 from rsgrpo.worker import Execution, resolve
 from sweeps.ledger import Held, Ledger, unit_lease
+from sweeps.local_units import LocalRunner
 from sweeps.units import Outcome, StoppedError, Unit
 
 ASKED = "the sweep asked for it"
@@ -75,7 +74,7 @@ class DeployedRunner:
         self._runs = FlowRuns(DEPLOYMENT)
         self._waiting: dict[str, Unit] = {}  # not with the server yet
         self._taken: dict[str, Taken] = {}
-        self._unbegun: list[Outcome] = []
+        self._ended: list[Outcome] = []
         self._due = 0.0
         self._is_away = False
 
@@ -86,15 +85,19 @@ class DeployedRunner:
             UserError: A stage failed, or there is no such deployment.
         StoppedError: The sweep was asked to stop meanwhile.
         """
-        base = base_policy(config)
-        self._finish_here(base if isinstance(base, Node) else prepared(config))
-        score = base_run(config, base).score
+        here = LocalRunner(self._place.root, self._ledger, 1, self._place.launch)
+        here.prepare(config, evaluate_base=False)
+        score = base_run(config, base_policy(config)).score
         if evaluate_base and find(self._place.root, score) is None:
             self._evaluate_base(config)
 
     def start(self, unit: Unit) -> None:
         """Hand a unit to the workers at the next poll; one that they have already is watched."""
         self._ledger.clear_stop(unit_lease(unit))
+        if find(self._place.root, unit.run.score):
+            self._ended.append(Outcome(unit, "finished"))
+            self._due = 0.0
+            return
         self._waiting[unit.name] = unit
         self._due = 0.0
 
@@ -107,7 +110,7 @@ class DeployedRunner:
         for name, taken in self._taken.items():
             self._taken[name] = _seen(taken, leases.get(unit_lease(taken.unit)))
         states = self._ask()
-        ended, self._unbegun = self._unbegun, []
+        ended, self._ended = self._ended, []
         for name, taken in list(self._taken.items()):
             state = states.get(taken.flow_run)
             taken = self._taken[name] = _in_state(taken, state)
@@ -124,7 +127,7 @@ class DeployedRunner:
         for unit in units:
             self._ledger.ask_stop(ASKED, unit_lease(unit))
             if self._waiting.pop(unit.name, None):
-                self._unbegun.append(Outcome(unit, "stopped", ASKED))
+                self._ended.append(Outcome(unit, "stopped", ASKED))
             if taken := self._taken.get(unit.name):
                 self._taken[unit.name] = taken._replace(asked=taken.asked or time.monotonic())
         self._due = 0.0
@@ -138,18 +141,6 @@ class DeployedRunner:
             self.poll()
             time.sleep(0.1)
         self._runs.close()
-
-    def _finish_here(self, node: Node) -> None:
-        if find(self._place.root, node):
-            return
-        child = start_stage(self._place.root, node, self._place.launch, wait=True)
-        try:
-            while child.process.poll() is None:
-                self._refuse_stopped()
-                time.sleep(0.1)
-        finally:
-            end_stage(child)
-        check(child)
 
     def _ask(self) -> dict[UUID, State]:
         """Dispatch, cancel and read what is due; nothing is known while the server is away."""

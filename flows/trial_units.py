@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +17,7 @@ from rsgrpo.config_training import Model
 from rsgrpo.errors import UserError
 from rsgrpo.processes import GoneError
 from rsgrpo.worker import Place
+from sweeps.journal import run_tokens
 from sweeps.ledger import Lease, Ledger, unit_lease
 from sweeps.units import Ending, Unit
 
@@ -48,7 +47,7 @@ def run_unit(config: Config, place: Place, wanted: TrialUnit) -> str | State[Any
     lease = _wait_for_lease(ledger, unit)
     if lease is None:
         return Cancelled(message=_stopped(ledger, unit))
-    ending, reason = _attempt(ledger, lease, lambda: finish(place, unit.run.score))
+    ending, reason = _attempt(place, unit, ledger, lease)
     if ending == "failed":
         raise UserError(reason)
     if ending == "killed":
@@ -56,14 +55,14 @@ def run_unit(config: Config, place: Place, wanted: TrialUnit) -> str | State[Any
     return Cancelled(message=reason) if ending == "stopped" else reason
 
 
-def _attempt(ledger: Ledger, lease: Lease, work: Callable[[], Path]) -> tuple[Ending, str]:
-    """Do the work under a lease; return how it ended, and why or where its result is."""
+def _attempt(place: Place, unit: Unit, ledger: Ledger, lease: Lease) -> tuple[Ending, str]:
+    """Finish a unit under its lease; return how that ended, and why or where its scores are."""
     ending: Ending = "stopped"
     said = "its flow run was cancelled"
     watch = Watch(ledger, lease)
     try:
         with watch:
-            folder = work()
+            folder = finish(place, unit.run.score)
         ending, said = "finished", ""
         return ending, str(folder)
     except (UserError, OSError) as fault:
@@ -75,7 +74,7 @@ def _attempt(ledger: Ledger, lease: Lease, work: Callable[[], Path]) -> tuple[En
     finally:
         ledger.clear_stop(lease.name)
         if not lease.lost:
-            lease.end(ending, said)
+            lease.end(ending, said, run_tokens(place.root, unit))
 
 
 def _ending(fault: Exception) -> Ending:

@@ -40,15 +40,26 @@ def begin_study(root: Path, config: Config, dataset: Path | None) -> None:
 
 def record_environment(spool: Spool, folder: Path, config: Config) -> None:
     """Write config, commit, uncommitted changes, packages and machine as files of a run."""
+    write_environment(folder, config, environment_snapshot())
+    for file in sorted(folder.iterdir()):
+        spool.artifact(file, folder.name)
+
+
+def write_environment(folder: Path, config: Config, environment: Mapping[str, str]) -> None:
+    """Write config, commit, uncommitted changes, packages and machine as files of a folder.
+
+    Args:
+        folder: Made where there is none.
+        config: What is run.
+        environment: As `environment_snapshot` returns it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    snapshot = environment_snapshot()
+    snapshot = dict(environment)
     (folder / "pip-freeze.txt").write_text(snapshot.pop("pip_freeze"), encoding="utf-8")
     (folder / "uncommitted.diff").write_text(snapshot.pop("git_diff"), encoding="utf-8")
     (folder / "machine.json").write_text(json.dumps(snapshot, indent=1), encoding="utf-8")
     tree = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (folder / "config.yaml").write_text(tree, encoding="utf-8")
-    for file in sorted(folder.iterdir()):
-        spool.artifact(file, folder.name)
 
 
 def record_dataset(spool: Spool, prepared: Path) -> None:
@@ -76,14 +87,7 @@ def end_study(
         trainings: The train stage's folder of each policy that was trained.
         files: Result files of the whole study by artifact folder.
     """
-    known = _recorded(root / SPOOL_NAME)
-    for policy, folder in scores.items():
-        run = f"{folder.name}-evaluation"
-        if run not in known:
-            above = trainings.get(policy)
-            parent = training_run(policy, above) if above else config.name
-            with Spool(root / SPOOL_NAME, run) as spool:
-                _record_evaluation(spool, config, policy, parent, folder)
+    record_evaluations(root, config, scores, trainings)
     if "tables" in files:
         diagnosed = json.loads(files["tables"].read_text(encoding="utf-8"))["diagnosis"]
         for policy, folder in trainings.items():
@@ -93,6 +97,27 @@ def end_study(
         for folder_name, file in files.items():
             spool.artifact(file, folder_name)
         spool.end()
+
+
+def record_evaluations(
+    root: Path, config: Config, scores: Mapping[str, Path], trainings: Mapping[str, Path]
+) -> None:
+    """Record each policy's evaluation below its training run, or else the study's; once for each.
+
+    Args:
+        root: The study's folder.
+        config: The study.
+        scores: The score stage's folder of each policy.
+        trainings: The train stage's folder of each policy that was trained.
+    """
+    known = _recorded(root / SPOOL_NAME)
+    for policy, folder in scores.items():
+        run = f"{folder.name}-evaluation"
+        if run not in known:
+            above = trainings.get(policy)
+            parent = training_run(policy, above) if above else config.name
+            with Spool(root / SPOOL_NAME, run) as spool:
+                _record_evaluation(spool, config, policy, parent, folder)
 
 
 def record_diagnosis(root: Path, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
