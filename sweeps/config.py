@@ -59,23 +59,31 @@ class Parameter(Model):
         return not self.values and all(isinstance(number, int) for number in ends)
 
     @property
+    def size(self) -> int:
+        """How many points it has; 0 for a range without a step.
+
+        Steps are counted in decimals, so that ten times 0.1 is 1.
+        """
+        if self.values or self.step is None:
+            return len(self.values)
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return int((high - low) / step) + 1
+
+    @property
     def points(self) -> tuple[Any, ...]:
         """Its values, or the points of a range with a step; none of another range."""
-        if self.values or self.step is None:
-            return self.values
-        return tuple(self._point(place) for place in range(self._steps + 1))
+        return self.values or tuple(self._point(place) for place in range(self.size))
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The lowest and the highest value of a range."""
-        low, high = self.low or 0, self.high or 0
-        return low, high if self.step is None else self._point(self._steps)
+        """The lowest and the highest value of a range.
 
-    @property
-    def _steps(self) -> int:
-        """How often the step fits into the range: in decimals, so that ten times 0.1 is 1."""
-        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
-        return int((high - low) / step)
+        Raises:
+            ValueError: It is no range.
+        """
+        if self.low is None or self.high is None:
+            raise ValueError(f"the values {list(self.values)} have no ends")
+        return self.low, self._point(self.size - 1) if self.step else self.high
 
     def _point(self, place: int) -> float:
         value = Decimal(str(self.low)) + place * Decimal(str(self.step))

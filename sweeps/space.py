@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 Point = dict[str, Any]
 
 MOST_POINTS = 100_000
+_TOO_MANY = (
+    f"the grid of sweep.space has more than {MOST_POINTS} points: give fewer values, or choose "
+    "another sweep.sampler.name"
+)
 
 _SCHEDULE = "training.risk_beta"
 _SCALAR = (str, int, float, bool, type(None))
@@ -76,7 +80,7 @@ def grid_points(sweep: SweepConfig) -> list[Point]:
     Raises:
         UserError: A range has no step, or the conditions go in a circle.
     """
-    return list(_product(ordered(sweep.space), _grid_values))
+    return _product(ordered(sweep.space), _grid_values)
 
 
 def suggest(trial: optuna.Trial, sweep: SweepConfig) -> Point:
@@ -156,26 +160,28 @@ def _stuck(space: Mapping[str, Parameter], found: Mapping[str, Parameter]) -> st
 
 def _product(
     space: Mapping[str, Parameter], values_of: Callable[[str, Parameter], Sequence[Any]]
-) -> Iterator[Point]:
+) -> list[Point]:
     points: list[Point] = [{}]
     for key, parameter in space.items():
         values = values_of(key, parameter)
-        points = [
-            grown
-            for point in points
-            for grown in (
-                [{**point, key: v} for v in values] if parameter.exists(point) else [point]
-            )
-        ]
-    yield from points
+        points = [grown for point in points for grown in _grown(point, key, parameter, values)]
+        if len(points) > MOST_POINTS:
+            raise UserError(_TOO_MANY)
+    return points
+
+
+def _grown(point: Point, key: str, parameter: Parameter, values: Sequence[Any]) -> list[Point]:
+    return [{**point, key: value} for value in values] if parameter.exists(point) else [point]
 
 
 def _grid_values(key: str, parameter: Parameter) -> Sequence[Any]:
-    if not parameter.points:
+    if not parameter.size:
         raise UserError(
             f"config key sweep.space.{key} is a range from {parameter.low} to {parameter.high}: a "
             "grid needs its step, or values; or choose another sweep.sampler.name"
         )
+    if parameter.size > MOST_POINTS:
+        raise UserError(_TOO_MANY)
     return parameter.points
 
 
@@ -307,7 +313,7 @@ def _meets(key: str, other: str) -> bool:
 
 def _refuse_condition(key: str, other: str, parameter: Parameter, wanted: Any) -> None:
     where = f"config key sweep.space.{key}.when"
-    if not parameter.points:
+    if not parameter.size:
         raise UserError(
             f"{where} names {other}, a range without a step: a condition needs one that has values"
         )
@@ -324,12 +330,12 @@ def _tried(space: Mapping[str, Parameter]) -> Iterator[Point]:
         return
     draw = random.Random(0)
     for _ in range(_MOST_TRIED):
-        yield next(_product(space, lambda key, _: [draw.choice(options[key])]))
+        yield from _product(space, lambda key, _: [draw.choice(options[key])])
 
 
 def _options(parameter: Parameter) -> Sequence[Any]:
     """Return what is tried of a key: its points, or both ends of a range and what lies between."""
-    if parameter.points:
+    if parameter.values or 0 < parameter.size <= _MOST_TRIED:
         return parameter.points
     low, high = parameter.ends
     inside = low + (high - low) / math.e

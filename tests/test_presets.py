@@ -6,14 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rsgrpo.config import Config, load_config
 from rsgrpo.plan import plan
+from sweeps.space import Sweep, check_space, grid_points, load_sweep
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted((CONFIGS / "models").glob("*.yaml"))
 SETS = sorted((CONFIGS / "data").glob("*.yaml"))
 SWEEP = CONFIGS / "beta_sweep_math12k.yaml"
+LIES_OVER = {"math12k": [SWEEP]}
+SWEEPS = sorted(p for p in CONFIGS.rglob("*.yaml") if "sweep" in yaml.safe_load(p.read_text()))
 BENCHMARKS = ["aime24", "aime25", "hmmt_feb24", "hmmt_feb25", "cmimc25", "math500"]
 
 
@@ -52,6 +56,35 @@ def test_the_sweep_is_its_model_and_its_training_set() -> None:
     assert config.study.risk_betas == (0, 2, 4, 8)
     assert config.study.grpo and config.study.headline_beta == 2
     check_the_papers_values(config)
+
+
+def loaded_sweep(path: Path) -> Sweep:
+    return load_sweep([*LIES_OVER.get(path.stem, []), path])
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=name)
+def test_every_sweep_loads_and_its_space_can_run(path: Path) -> None:
+    sweep = loaded_sweep(path)
+    check_space(sweep)
+    assert sweep.config.name not in {load_config(p).name for p in [*MODELS, *SETS, SWEEP]}
+    if path.stem != "math12k":
+        assert sweep.config.sampling.split == "development"
+
+
+def test_the_sweeps_show_each_sampler_pruner_and_kind_of_objective() -> None:
+    found = [loaded_sweep(path).sweep for path in SWEEPS]
+    assert {sweep.sampler.name for sweep in found} == {"grid", "tpe", "nsga2"}
+    assert {sweep.pruner.name for sweep in found} == {"none", "asha", "median"}
+    assert {len(sweep.objectives) for sweep in found} == {1, 2}
+    beta = loaded_sweep(CONFIGS / "beta_sweep.yaml").sweep
+    assert (len(grid_points(beta)), beta.seeds) == (12, (100, 101))
+
+
+def test_the_sweep_on_gpus_leaves_the_newer_benchmarks_unseen() -> None:
+    config = loaded_sweep(CONFIGS / "sweeps" / "math12k.yaml").config
+    assert config.sampling.benchmarks == ("aime24", "hmmt_feb24")
+    assert set(config.data.benchmarks) >= {"aime25", "hmmt_feb25", "cmimc25"}
+    assert config.training == load_config(SWEEP).training
 
 
 def check_the_papers_values(config: Config) -> None:

@@ -1,0 +1,57 @@
+"""How much each varied key matters for each objective, by PED-ANOVA over the complete trials."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+from rsgrpo.errors import UserError
+from sweeps.study import Opened
+
+FEWEST = 4
+
+
+class Importance(NamedTuple):
+    """A key's share of the importance for an objective; the shares of one objective sum to 1.
+
+    `n_trials` is the number of complete trials that it is computed from.
+    """
+
+    metric: str
+    key: str
+    importance: float
+    n_trials: int
+
+
+def importances(opened: Opened) -> list[Importance]:
+    """Return the importance of each varied key for each objective, largest first.
+
+    Raises:
+        UserError: Fewer than four trials are complete, or nothing varies among them.
+    """
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
+
+    complete = opened.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < FEWEST:
+        raise UserError(
+            f"{len(complete)} trials are complete: importances need at least {FEWEST}, run more"
+        )
+    rows: list[Importance] = []
+    for at, objective in enumerate(opened.plan.sweep.objectives):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = get_param_importances(
+                opened.study,
+                evaluator=PedAnovaImportanceEvaluator(),
+                target=lambda trial, at=at: trial.values[at],  # type: ignore[misc]
+            )
+        rows += [
+            Importance(objective.metric, key, float(share), len(complete))
+            for key, share in found.items()
+        ]
+    if not rows:
+        raise UserError(
+            f"no key varies among the {len(complete)} complete trials: run trials that differ"
+        )
+    return rows
