@@ -1,4 +1,4 @@
-"""Nothing phones home: services, a study on a worker and a local sweep, watched call by call."""
+"""Nothing phones home: services, a sweep on a worker and one here, watched call by call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rsgrpo.config import load_config
 from rsgrpo.stages import manifests
 from tests.conftest import TINY
 from tests.flows.conftest import RSGRPO, started_platform
@@ -15,6 +17,8 @@ from tests.network_watch import calls_beyond_loopback, listeners, watching
 
 pytestmark = pytest.mark.slow
 
+ROOTS = {"default": "out", "alone": "alone"}
+SWEPT = {"default": [4.0], "alone": [2.0, 6.0]}
 PHONES = """
 import socket, subprocess, sys
 with socket.socket() as caller:
@@ -67,15 +71,28 @@ def test_the_watcher_lets_pass_what_stays(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The calls of the services, of a study whose units a worker takes, and of one run here."""
+    """The calls of the services, of a sweep whose units a worker takes, of one here, of verbs."""
     folder = tmp_path_factory.mktemp("network")
     before = watching(folder / "calls")
-    overrides = [word for override in TINY for word in ("--set", override)]
     with started_platform(folder, before=before) as platform:
-        platform.run(*before, *RSGRPO, "pipeline", "--deployments", *overrides)
-        platform.run(*before, *RSGRPO, "demo", "--out", str(folder / "demo"), *overrides)
-        assert len(manifests(folder / "demo")) == len(manifests(platform.root)) > 10
+        for root, words in (("default", ["--deployment"]), ("alone", ["--workers", "2"])):
+            file = write_sweep(folder, root)
+            platform.run(*before, *RSGRPO, "sweep", "run", str(file), "--root", root, *words)
+            scores = [m for m in manifests(folder / ROOTS[root]) if m["stage"] == "score"]
+            assert len(scores) == len(SWEPT[root])
+        for verb in ("status", "trials", "best", "export"):
+            words = ["--study-name", "alone", "--root", "alone"]
+            platform.run(*before, *RSGRPO, "sweep", verb, *words)
     return folder / "calls"
+
+
+def write_sweep(folder: Path, name: str) -> Path:
+    """Write a sweep at tiny sizes."""
+    tree = load_config(None, [*TINY, f"name={name}"]).model_dump(mode="json")
+    space = {"training.risk_beta": {"values": SWEPT[name]}}
+    tree["sweep"] = {"space": space, "objectives": ["pass_at_1", "pass_at_4"]}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+    return folder / f"{name}.yaml"
 
 
 def test_no_service_and_no_run_leaves_the_machine_or_asks_for_a_name(calls: Path) -> None:
