@@ -78,7 +78,7 @@ def create(
     name, place = study_name or plan.config.name, named_storage(storage, root)
     there = name in study_names(place)
     if there:
-        _refuse_other(name, place, plan)
+        refuse_other(name, place, plan)
     opened = make(plan, place, name, named_root(root))
     typer.echo(opened.name)
     made = "is there already, with the same settings" if there else "was made"
@@ -272,7 +272,12 @@ def delete(
     _note(f"checkpoints, samples and scores stay in {opened.root}", quiet)
 
 
-def _refuse_other(name: str, place: str, plan: Sweep) -> None:
+def refuse_other(name: str, place: str, plan: Sweep) -> None:
+    """Refuse a plan whose name another sweep has.
+
+    Raises:
+        UserError: The study that is there differs; the sentence names the first key.
+    """
     import optuna
 
     from sweeps.storage import open_storage
