@@ -24,7 +24,7 @@ from rsgrpo.config import load_config
 from rsgrpo.stages import MANIFEST
 from tests.conftest import TINY
 from tests.flows.conftest import CHECKOUT, RSGRPO, Platform, started_platform, wait_until
-from tests.flows.test_platform import attempts_of, rewards_of
+from tests.flows.test_platform import attempts_of, rewards_of, share_base
 from tests.postgresql import Postgresql
 
 pytestmark = pytest.mark.slow
@@ -233,12 +233,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Chaos, str]]:
+def killed(
+    undisturbed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Chaos, str]]:
     """The sweep after all kills and `resume`, and the run whose trainer was killed."""
     from tests.postgresql import postgresql_server
 
     folder = tmp_path_factory.mktemp("chaos")
     with postgresql_server() as storage, started_platform(folder, workers=2) as platform:
+        share_base(undisturbed, platform.root)
         chaos = Chaos(platform, storage, write_sweep(folder))
         command = chaos.start(*chaos.sweep("run", str(chaos.file)))
         victims = {}
