@@ -208,27 +208,23 @@ def orphaned(pid: int) -> bool:
     return psutil.Process(pid).ppid() == 1
 
 
-def test_kill_9_of_trainer_flow_and_worker_then_the_same_command_gives_the_same_table(
+def test_kill_9_of_trainer_flow_and_worker_within_one_sweep_gives_the_same_table(
     swept: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with started_platform(tmp_path_factory.mktemp("killed"), workers=2) as killed:
         share_base(swept.root, killed.root)
+        command = start_sweep(killed)
         for whom in ("trainer", "flow", "worker"):
-            command = start_sweep(killed)
             wait_until(lambda: trainer_at_work(killed), 240)
             [trainer, *_] = trainer_at_work(killed)
             flow = flow_of(trainer)
             worker = psutil.Process(flow).ppid()
-            done = len(manifests(killed.root))
             victim = {"trainer": trainer, "flow": flow, "worker": worker}[whom]
             os.kill(victim, signal.SIGKILL)
             if whom == "worker":  # its flow goes on, and `rsgrpo up` starts it again
                 wait_until(lambda pid=flow: orphaned(pid), 10)
-                break
-            printed, _ = command.communicate(timeout=300)
-            assert "Failed" in printed
-            wait_until(lambda: killed.pids("rsgrpo.stages") == [], 10)
-            assert len(manifests(killed.root)) >= done
+            else:  # and is begun again
+                wait_until(lambda pid=trainer: pid not in killed.pids("rsgrpo.stages"), 10)
         printed, _ = command.communicate(timeout=300)
         assert "Completed" in printed
         assert "Completed" in killed.run(*sweep_command("beta-sweep", config()))
