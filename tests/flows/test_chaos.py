@@ -106,7 +106,7 @@ class Chaos(NamedTuple):
     @contextmanager
     def held_trainer(self) -> Iterator[Trainer]:
         """Wait for a trainer in the middle of its steps and hold it there, that no kill misses."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while time.monotonic() < end:
             for trainer in self.trainers():
                 with suppress(psutil.NoSuchProcess), held(trainer.pid):
@@ -226,7 +226,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder / "out"
@@ -255,7 +255,7 @@ def killed(
             command.kill()
             command.communicate(timeout=30)
         assert len(unfinished(platform.root)) >= 2, "the kills came too late to leave work"
-        platform.run(*chaos.sweep("resume"), timeout=400)
+        platform.run(*chaos.sweep("resume"), timeout=900)
         yield chaos, victims["trainer"]
 
 
