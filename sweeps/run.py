@@ -162,11 +162,14 @@ class Coordinator:
 
     def _turn(self) -> bool:
         """Do whatever is due; return whether anything has happened."""
-        ended = [self._take(outcome) for outcome in self._runner.poll()]
+        ended = self._runner.poll()
+        for outcome in ended:
+            self._take(outcome)
         self._observe()
-        told = [self._tell(trial) for trial in list(self._trials.values()) if trial.is_over]
-        begun = self._begin()
-        return bool(ended or told or begun)
+        over = [trial for trial in self._trials.values() if trial.is_over]
+        for trial in over:
+            self._tell(trial)
+        return self._begin() or bool(ended or over)
 
     def _take(self, outcome: Outcome) -> None:
         trial = self._trials[outcome.unit.trial]
@@ -240,7 +243,9 @@ class Coordinator:
         """Start what there is room for; claim a trial where no seed waits."""
         begun = False
         while self._room() > 0:
-            seed = next((s for t in self._trials.values() for s in t.waiting if self._free(s)), None)
+            seed = next(
+                (s for t in self._trials.values() for s in t.waiting if self._free(s)), None
+            )
             if seed is not None:
                 self._start(seed)
             elif not self._claim():
@@ -295,7 +300,7 @@ class Coordinator:
         return self._opened.ledger.stop_asked()
 
     def _stop(self, reason: str) -> Result:
-        """End every unit, its checkpoint saved; the trials stay as they are, for the next holder."""
+        """End every unit, its checkpoint saved; the trials stay as they are, to be gone on with."""
         running = [seed.unit for trial in self._trials.values() for seed in trial.running]
         self._runner.stop(running)
         names, end = {unit.name for unit in running}, time.monotonic() + STOP_SECONDS
