@@ -78,7 +78,7 @@ def create(
     name, place = study_name or plan.config.name, named_storage(storage, root)
     there = name in study_names(place)
     if there:
-        _refuse_other(name, place, plan)
+        refuse_other(name, place, plan)
     opened = make(plan, place, name, named_root(root))
     typer.echo(opened.name)
     made = "is there already, with the same settings" if there else "was made"
@@ -272,12 +272,17 @@ def delete(
     _note(f"checkpoints, samples and scores stay in {opened.root}", quiet)
 
 
-def _refuse_other(name: str, place: str, plan: Sweep) -> None:
+def refuse_other(name: str, storage: str, plan: Sweep) -> None:
+    """Refuse a sweep whose name is taken by a study with other settings.
+
+    Raises:
+        UserError: The first key that differs, with both values.
+    """
     import optuna
 
     from sweeps.storage import open_storage
 
-    there = optuna.load_study(study_name=name, storage=open_storage(place))
+    there = optuna.load_study(study_name=name, storage=open_storage(storage))
     if difference := first_difference(there.user_attrs, plan):
         raise UserError(
             f"study {name} is there with other settings ({difference}): choose another "
