@@ -142,7 +142,8 @@ def prefect_command(port: int) -> list[str]:
 
 def mlflow_command(home: Path, port: int) -> list[str]:
     """Return the MLflow server's command line, after `python -m`."""
-    store = ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
+    # one process, whose threads serve many clients: each further one takes seconds and 250 MB
+    store = ["--workers", "1", "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
     artifacts = ["--artifacts-destination", str(home / "mlartifacts")]
     return ["mlflow", "server", "--host", HOST, "--port", str(port), *store, *artifacts]
 

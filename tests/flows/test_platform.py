@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -211,6 +212,7 @@ def test_kill_9_of_trainer_flow_and_worker_then_the_same_command_gives_the_same_
     swept: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with started_platform(tmp_path_factory.mktemp("killed"), workers=2) as killed:
+        share_base(swept.root, killed.root)
         for whom in ("trainer", "flow", "worker"):
             command = start_sweep(killed)
             wait_until(lambda: trainer_at_work(killed), 240)
@@ -236,6 +238,12 @@ def test_kill_9_of_trainer_flow_and_worker_then_the_same_command_gives_the_same_
         assert attempts.pop("rs_grpo-beta4-seed0-train") == 3  # killed twice
         assert set(attempts.values()) == {1}, "a finished stage was run again"
         assert rewards_of(killed) == rewards_of(swept)
+
+
+def share_base(source: Path, target: Path) -> None:
+    """Copy the data and the base policy, which need not be made again."""
+    for stage in ("prepare", "pretrain"):
+        shutil.copytree(source / stage, target / stage)
 
 
 def attempts_of(root: Path) -> list[Path]:
@@ -315,15 +323,17 @@ def test_ctrl_c_of_the_pipeline_verb_ends_its_units_and_leaves_their_checkpoints
 
 
 def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
-    tmp_path_factory: pytest.TempPathFactory,
+    swept: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("dead")
     with started_platform(folder) as dead:
+        share_base(swept.root, dead.root)
         dead.run(
             *PREFECT, "deployment", "run", "train-policy/train-policy", "-p", f"config={config()}"
         )
         wait_until(lambda: trainer_at_work(dead))
-        dead.process.kill()  # servers and workers die with it
+        dead.process.kill()
+        wait_until(lambda: not services_of(dead), 30)
         manifest = "rs_grpo-beta2-seed0-*/manifest.json"
         wait_until(lambda: list((dead.root / "train").glob(manifest)), 120)
         for pid in dead.pids():  # the flow asks for its server for minutes before it gives up
@@ -335,6 +345,11 @@ def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
         (step, value) for step, value in enumerate(rewards_in_spool(dead.root), 1)
     ]
     assert ", 0 numbers" in dead.run(*command)
+
+
+def services_of(platform: Platform) -> list[int]:
+    """Return the processes of servers and workers, whose flows outlive them."""
+    return platform.pids("-m mlflow server") + platform.pids("-m prefect ")
 
 
 def rewards_in_spool(root: Path) -> list[float]:
