@@ -294,7 +294,7 @@ def _unfinished(root: Path, node: Node, counted: set[tuple[str, str]]) -> float:
 
 
 def share_done(child: Child) -> float:
-    """Return how much of its node's own stage a child has done, in [0, 1], by its progress lines."""
+    """Return how much of its node's own stage a child has done, in [0, 1]."""
     text = child.log.read_text(encoding="utf-8", errors="replace")
     lines = _PROGRESS.findall(text)
     own = [int(done) / int(n) for name, done, n in lines if _STAGE_OF[name] == child.node.stage]
