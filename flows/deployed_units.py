@@ -68,6 +68,7 @@ class DeployedRunner:
         at_once: int = AT_ONCE,
     ) -> None:
         """Take where and how units run, who holds which, and what takes a line for the user."""
+        self.adopts = True
         self.at_once = at_once
         self._execution, self._ledger, self._say = execution, ledger, say
         self._place = resolve(execution)
@@ -83,7 +84,7 @@ class DeployedRunner:
 
         Raises:
             UserError: A stage failed, or there is no such deployment.
-        StoppedError: The sweep was asked to stop meanwhile.
+            StoppedError: The sweep was asked to stop meanwhile.
         """
         here = LocalRunner(self._place.root, self._ledger, 1, self._place.launch)
         here.prepare(config, evaluate_base=False)

@@ -131,6 +131,8 @@ def service_environment(home: Path, at: Addresses) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": at.prefect_api,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        # how often a worker looks for a flow run; ten seconds by default, more than a small trial
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MLFLOW_TRACKING_URI": at.mlflow,
     }
 
