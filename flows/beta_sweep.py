@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
-import optuna
 from prefect import flow
+from prefect.logging import get_run_logger
 
+from flows.deployed_units import DeployedRunner
 from flows.study_orders import run_in_prefect
-from flows.units import (
-    Outcome,
-    Unit,
-    base_unit,
-    finish_units,
-    other_units,
-    refuse_failed,
-    run_units,
-    trained_units,
-)
+from flows.task_units import TaskRunner
+from flows.units import base_unit, beside, finish_units, other_units, trained_units
 from rsgrpo.config import Config
-from rsgrpo.stages import find, finished, folder_of
-from rsgrpo.study import Run, base_policy, base_run, trained_run
+from rsgrpo.errors import UserError
+from rsgrpo.stages import find, folder_of
+from rsgrpo.study import base_policy, base_run, named_run, trained_run
 from rsgrpo.worker import Execution, resolve
-from sweeps.beta_study import SeedValue, next_betas, open_study, seed_value, tell, tell_failure
+from sweeps.beta_study import beta_sweep_of, study_name
+from sweeps.run import Result, run_sweep
+from sweeps.storage import default_storage
+from sweeps.study import Opened, counted, create, retry_failed
+from sweeps.units import Runner
 
 DEFAULT_CONFIG, DEFAULT_EXECUTION = Config(), Execution()
 
@@ -43,12 +38,55 @@ def run_trials(config: Config, execution: Execution) -> None:
     """Finish the base, GRPO, and every trial that Optuna gives."""
     finish_units([base_unit(config)], execution)
     root = resolve(execution).root
-    sweep = Sweep(config, root, open_study(config, root, made_of(config, root)))
-    failed = []
-    for outcome in run_units(sweep.units(), execution):
-        sweep.take(outcome)
-        failed += [outcome] if outcome.fault else []
-    refuse_failed(failed)
+    units = trained_units(config)
+    others = [unit for unit in units if unit.config.training.advantage.name != "rs_grpo"]
+    with beside([*other_units(config), *others], execution):
+        if config.study.risk_betas:
+            sweep_betas(config, execution, root)
+    # a trial that was complete may have lost its folders
+    lost = [u for u in units if find(root, named_run(u.config, u.policy).score) is None]
+    finish_units(lost, execution)
+
+
+def sweep_betas(config: Config, execution: Execution, root: Path) -> None:
+    """Finish the trials of the study that a config's betas and seeds make.
+
+    Raises:
+        UserError: Some failed, or the sweep was stopped.
+    """
+    name = study_name(config, made_of(config, root))
+    opened = create(beta_sweep_of(config), default_storage(root), name, root)
+    retry_failed(opened)
+    refuse_unfinished(opened, run_sweep(opened, runner_of(execution, opened), say=say))
+
+
+def runner_of(execution: Execution, opened: Opened) -> Runner:
+    """Return what runs the units: workers, or tasks of this process."""
+    if execution.units == "deployments":
+        return DeployedRunner(execution, opened.ledger, say, execution.at_once)
+    return TaskRunner(execution, opened.ledger)
+
+
+def refuse_unfinished(opened: Opened, result: Result) -> None:
+    """Raise what a sweep that is not complete ended with.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted.
+        UserError: It was stopped, or trials failed.
+    """
+    if result.ending == "interrupted":
+        raise KeyboardInterrupt
+    trials = counted(opened.study.get_trials(deepcopy=False))
+    failed = [trial for trial in trials if trial.state.name == "FAIL"]
+    if failed:
+        numbers = ", ".join(str(trial.number) for trial in failed)
+        raise UserError(
+            f"{len(failed)} trials failed ({numbers}), the first because: "
+            f"{failed[0].user_attrs.get('end_reason')}; run the same command again, what is "
+            "finished is kept"
+        )
+    if result.ending != "complete":
+        raise UserError(f"the sweep was stopped ({result.reason}): run the same command again")
 
 
 def made_of(config: Config, root: Path) -> str:
@@ -58,51 +96,6 @@ def made_of(config: Config, root: Path) -> str:
     return " ".join(str(node and folder_of(root, node)).rpartition("-")[2] for node in shared)
 
 
-def _run_of(unit: Unit) -> Run:
-    return trained_run(unit.config, base_policy(unit.config))
-
-
-class Sweep:
-    """Asks the study for trials, cuts them into units, and tells it what all seeds gave."""
-
-    def __init__(self, config: Config, root: Path, study: optuna.Study) -> None:
-        """Take the sweep's config, output root and study."""
-        self._config, self._root, self._study = config, root, study
-        self._trial_of: dict[str, int] = {}
-        self._outcomes: defaultdict[int, list[Outcome]] = defaultdict(list)
-
-    def units(self) -> Iterator[Unit]:
-        """Yield what is no trial, then each trial's units as it is asked for, one a seed."""
-        units = trained_units(self._config)
-        trials = [unit for unit in units if unit.config.training.advantage.name == "rs_grpo"]
-        yield from other_units(self._config)
-        yield from (unit for unit in units if unit not in trials)
-        for number, beta in next_betas(self._study, self._config.study.risk_betas):
-            for unit in trials:
-                if unit.config.training.risk_beta == beta:
-                    self._trial_of[unit.name] = number
-                    yield unit
-        for unit in trials:  # a trial that is complete may have lost its folders
-            if unit.name not in self._trial_of and find(self._root, _run_of(unit).score) is None:
-                yield unit
-
-    def take(self, outcome: Outcome) -> None:
-        """Tell the study of a trial whose last seed has ended."""
-        number = self._trial_of.get(outcome.unit.name)
-        if number is None:
-            return
-        self._outcomes[number].append(outcome)
-        if len(self._outcomes[number]) == len(self._config.study.seeds):
-            self._tell(number, self._outcomes.pop(number))
-
-    def _tell(self, number: int, outcomes: list[Outcome]) -> None:
-        faults = [outcome.fault for outcome in outcomes if outcome.fault]
-        if faults:
-            tell_failure(self._study, number, faults[0])
-        else:
-            tell(self._study, number, sorted(self._value(o.unit) for o in outcomes))
-
-    def _value(self, unit: Unit) -> SeedValue:
-        score = finished(self._root, _run_of(unit).score)
-        rows = json.loads((score / "passk.json").read_text(encoding="utf-8"))
-        return seed_value(rows, unit.config.training.seed, unit.config.evaluation.headline_k)
+def say(line: str) -> None:
+    """Log a line of the sweep in Prefect."""
+    get_run_logger().info("%s", line)

@@ -144,7 +144,6 @@ def _run_flow(
     names: dict[str, Any],
     dry_run: bool,
 ) -> None:
-    from flows.services import SILENT
     from rsgrpo.config import load_config
 
     study = load_config(config, overrides or ())
@@ -154,14 +153,37 @@ def _run_flow(
         typer.echo("\n".join(plan_lines(study)))
         return
     execution = _execution(names)
-    for variable, value in (*SILENT.items(), ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")):
-        os.environ.setdefault(variable, value)
-    _need("prefect", "optuna")
-    _need_server()
+    need_prefect()
+    _need("optuna")
     if not study.policy.checkpoint:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     typer.echo(flow(study, execution))
+
+
+def need_prefect() -> None:
+    """Refuse to go on without Prefect and a server that answers; nothing of it phones home.
+
+    Raises:
+        UserError: No server answers.
+    """
+    from flows.services import SILENT
+
+    for variable, value in (*SILENT.items(), ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")):
+        os.environ.setdefault(variable, value)
+    _need("prefect")
+    _need_server()
+
+
+def execution_of(
+    root: str, environment: str, launcher: str, at_once: int, deployments: bool
+) -> Execution:
+    """Return where and how units run, by names that this worker's table holds.
+
+    Raises:
+        UserError: It does not hold one.
+    """
+    return _execution(_names(root, environment, launcher, at_once, deployments))
 
 
 def _execution(names: dict[str, Any]) -> Execution:

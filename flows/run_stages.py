@@ -36,6 +36,7 @@ POLL_SECONDS = 0.2
 
 _stopping = threading.Event()
 _open_flows: list[Place] = []
+_watched: list[Child] = []
 
 
 def finish(place: Place, node: Node) -> Path:
@@ -82,6 +83,12 @@ def stop_stages() -> None:
 def is_stopping() -> bool:
     """Return whether the flow of this process is being ended."""
     return _stopping.is_set()
+
+
+def progress_of_stages() -> str:
+    """Return what the stages of this process's flow have done: `train rs_grpo-beta4-seed0 40%`."""
+    lines = [f"{c.node.stage} {c.node.name} {100 * share_done(c):.0f}%" for c in list(_watched)]
+    return ", ".join(lines)
 
 
 @contextmanager
@@ -141,6 +148,7 @@ def run_stage(root: str, node_json: str, launch: dict[str, str]) -> dict[str, An
 
 def _watch(child: Child) -> None:
     shown = ProgressArtifact(f"{child.node.stage} {child.node.name}")
+    _watched.append(child)
     try:
         while child.process.poll() is None:
             if _stopping.is_set():
@@ -148,6 +156,7 @@ def _watch(child: Child) -> None:
             time.sleep(POLL_SECONDS)
             shown.update(lambda: share_done(child))
     finally:
+        _watched.remove(child)
         end_stage(child)
     check(child)
     shown.end()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from prefect.states import Cancelling, State
 
 from flows.run_stages import is_stopping, stop_stages
 from flows.run_trial import run_trial
+from flows.trial_units import TrialUnit
 from rsgrpo.config import Config
 from rsgrpo.errors import UserError
 from rsgrpo.study import run_identity, study_configs
@@ -88,6 +90,27 @@ def finish_units(units: Iterable[Unit], execution: Execution) -> None:
     refuse_failed([outcome for outcome in run_units(units, execution) if outcome.fault])
 
 
+@contextmanager
+def beside(units: Sequence[Unit], execution: Execution) -> Iterator[None]:
+    """Have workers run units while the body has others run; without workers they come first.
+
+    Raises:
+        UserError: As for `finish_units`.
+    """
+    if execution.units == "here":
+        finish_units(units, execution)
+        yield
+        return
+    running = {_take(unit, execution): unit for unit in units}
+    try:
+        yield
+        outcomes = [_first_to_end(running) for _ in units]
+    except BaseException:
+        stop_stages()
+        raise
+    refuse_failed([outcome for outcome in outcomes if outcome.fault])
+
+
 def refuse_failed(failed: list[Outcome]) -> None:
     """Raise one UserError for the units that failed, if any did."""
     if failed:
@@ -99,14 +122,27 @@ def refuse_failed(failed: list[Outcome]) -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def take_unit(config: dict[str, Any], execution: dict[str, Any], policy: str) -> None:
+def take_unit(
+    config: dict[str, Any],
+    execution: dict[str, Any],
+    policy: str,
+    unit: dict[str, Any] | None = None,
+) -> None:
     """Run one unit here, or hand it to a worker and wait for it.
+
+    Args:
+        config: The study's config.
+        execution: Where and how.
+        policy: As for `run_trial`.
+        unit: Of a sweep, as for `run_trial`, run here.
 
     Raises:
         UserError: The unit failed or was stopped.
     """
     if execution["units"] == "here":
-        run_trial(Config.model_validate(config), Execution.model_validate(execution), policy)
+        of_sweep = TrialUnit.model_validate(unit) if unit else None
+        here = Execution.model_validate(execution)
+        run_trial(Config.model_validate(config), here, policy, of_sweep)
         return
     parameters = {
         "config": config,
@@ -124,10 +160,11 @@ def _take(unit: Unit, execution: Execution) -> PrefectFuture[Any]:
 def _first_to_end(running: dict[PrefectFuture[Any], Unit]) -> Outcome:
     future = next(iter(as_completed(list(running))))
     future.wait()  # its state is the final one only then
-    return Outcome(running.pop(future), _fault(future.state))
+    return Outcome(running.pop(future), fault_of(future.state))
 
 
-def _fault(state: State) -> str | None:
+def fault_of(state: State) -> str | None:
+    """Return the sentence of a run that failed, None of one that did not."""
     if state.is_completed():
         return None
     return (state.message or state.name).rpartition("UserError: ")[2]

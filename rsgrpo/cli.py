@@ -16,6 +16,7 @@ from rsgrpo.data import commands as data_commands
 from rsgrpo.errors import UserError, explain_os_error
 from rsgrpo.evaluation import commands as evaluation_commands
 from rsgrpo.grading import commands as grading_commands
+from rsgrpo.retention_commands import register as register_clean
 from rsgrpo.sampling import commands as sampling_commands
 from rsgrpo.terminal import (
     ConfigFiles,
@@ -25,6 +26,7 @@ from rsgrpo.terminal import (
     progress_of,
     use_one_thread,
 )
+from rsgrpo.tracking import commands as tracking_commands
 
 if TYPE_CHECKING:
     from rsgrpo.config import Config
@@ -42,6 +44,8 @@ grading_commands.register(app)
 sampling_commands.register(app)
 evaluation_commands.register(app)
 analyses_commands.register(app)
+tracking_commands.register(app)
+register_clean(app)
 
 # The extra that brings each package that a verb may miss.
 EXTRAS = {

@@ -63,6 +63,10 @@ class Child(NamedTuple):
     then: Node | None = None
 
 
+class GoneError(UserError):
+    """A stage's process ended without saying what the user can mend: it was killed, or broke."""
+
+
 def run_nodes(
     root: Path,
     nodes: Sequence[Node],
@@ -229,6 +233,7 @@ def check(child: Child) -> None:
 
     Raises:
         UserError: It failed; the sentence is its own, with its log's path.
+        GoneError: It was killed, or broke.
         OSError: The disk is full.
     """
     status = child.process.returncode
@@ -243,7 +248,7 @@ def check(child: Child) -> None:
     if refusals:
         last = refusals[-1].removeprefix(REFUSED)
         raise UserError(f"{last} (stage of {child.node.name}, log {child.log})")
-    raise UserError(
+    raise GoneError(
         f"the process of {child.node.name} ended with status {status} ({last}): see its log "
         f"{child.log}, then run the same command again; what is finished is kept"
     )

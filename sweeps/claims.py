@@ -19,6 +19,7 @@ from sweeps.units import Unit
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 FEWEST_ENDED = 4
 
@@ -53,7 +54,7 @@ def claim(opened: Opened, made_with: Provenance) -> Claim | None:
         None where no trial is left to take, or too many have failed.
     """
     with opened.ledger.alone():
-        while taken := _adopt(opened) or _ask(opened):
+        while taken := _taken(opened, made_with):
             trial, lease = taken
             try:
                 return _described(opened, trial, lease, made_with)
@@ -78,29 +79,18 @@ def is_over(opened: Opened) -> bool:
     return ended == len(trials) and ended >= target(opened)
 
 
-def _adopt(opened: Opened) -> tuple[optuna.Trial, Lease] | None:
+def _taken(opened: Opened, made_with: Provenance) -> tuple[optuna.Trial, Lease] | None:
     import optuna
-
-    running = (optuna.trial.TrialState.RUNNING,)
-    for stored in opened.study.get_trials(deepcopy=False, states=running):
-        lease = opened.ledger.take(trial_lease(stored.number))
-        if lease is not None:
-            return optuna.Trial(opened.study, stored._trial_id), lease
-    return None
-
-
-def _ask(opened: Opened) -> tuple[optuna.Trial, Lease] | None:
     from optuna.trial import TrialState
 
     trials = opened.study.get_trials(deepcopy=False)
-    if _failure_fault(opened, trials):
+    for stored in trials:
+        if stored.state == TrialState.RUNNING:
+            lease = opened.ledger.take(trial_lease(stored.number))
+            if lease is not None:
+                return optuna.Trial(opened.study, stored._trial_id), lease
+    if _failure_fault(opened, trials) or not _queue(opened, trials, made_with):
         return None
-    if not any(trial.state == TrialState.WAITING for trial in trials):
-        if len(counted(trials)) >= target(opened):
-            return None
-        grid = opened.plan.sweep.sampler.name == "grid"
-        if grid and not enqueue_point(opened, trials):
-            return None
     trial = opened.study.ask()
     lease = opened.ledger.take(trial_lease(trial.number))
     if lease is None:
@@ -111,7 +101,23 @@ def _ask(opened: Opened) -> tuple[optuna.Trial, Lease] | None:
     return trial, lease
 
 
-def _failure_fault(opened: Opened, trials: list[optuna.trial.FrozenTrial]) -> str | None:
+def _queue(opened: Opened, trials: list[FrozenTrial], made_with: Provenance) -> bool:
+    """See to it that a trial waits; False where there shall be no further one."""
+    from optuna.trial import TrialState
+
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return True
+    if len(counted(trials)) >= target(opened):
+        return False
+    # with what is known of it already: each attribute that is set later is a commit of its own
+    attributes = {"seeds": list(opened.plan.sweep.seeds), **made_with._asdict()}
+    if opened.plan.sweep.sampler.name == "grid":
+        return enqueue_point(opened, trials, attributes)
+    opened.study.enqueue_trial({}, user_attrs=attributes)
+    return True
+
+
+def _failure_fault(opened: Opened, trials: list[FrozenTrial]) -> str | None:
     from optuna.trial import TrialState
 
     ended = [trial for trial in counted(trials) if trial.state.is_finished()]

@@ -85,6 +85,14 @@ class Parameter(Model):
             raise ValueError(f"the values {list(self.values)} have no ends")
         return self.low, self._point(self.size - 1) if self.step else self.high
 
+    def nearest(self, value: float) -> float:
+        """Return the point of a range with a step that a number means: 0.3 for 0.30000000000000004.
+
+        One point written in two ways would be trained twice.
+        """
+        assert self.low is not None and self.step is not None
+        return self._point(round((value - self.low) / self.step))
+
     def _point(self, place: int) -> float:
         value = Decimal(str(self.low)) + place * Decimal(str(self.step))
         return int(value) if self.integers else float(value)

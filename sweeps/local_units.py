@@ -24,7 +24,7 @@ from rsgrpo.processes import (
 from rsgrpo.stages import REFUSED, find
 from rsgrpo.study import base_policy, base_run, prepared
 from sweeps.journal import run_tokens
-from sweeps.ledger import Ledger, Lease, unit_lease
+from sweeps.ledger import Lease, Ledger, unit_lease
 from sweeps.units import Ending, Outcome, StoppedError, Unit
 
 PREPARE_POLL = 0.2

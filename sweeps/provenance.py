@@ -1,4 +1,4 @@
-"""What a trial was made with: commit, uncommitted changes, packages, machine; one folder for each."""
+"""What a trial was made with: commit, uncommitted changes, packages, machine."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from sweeps.storage import persist
 from sweeps.study import Opened
 from sweeps.telling import mark_ending, tell_failed, tell_pruned, tell_values
 from sweeps.units import Outcome, Runner, StoppedError, Unit
-from sweeps.values import base_metrics, unit_metrics
+from sweeps.values import base_metrics, objective_values, unit_metrics
 from sweeps.watch import watch_unit
 
 POLL_SECONDS = 0.3
@@ -162,11 +162,14 @@ class Coordinator:
 
     def _turn(self) -> bool:
         """Do whatever is due; return whether anything has happened."""
-        ended = [self._take(outcome) for outcome in self._runner.poll()]
+        ended = self._runner.poll()
+        for outcome in ended:
+            self._take(outcome)
         self._observe()
-        told = [self._tell(trial) for trial in list(self._trials.values()) if trial.is_over]
-        begun = self._begin()
-        return bool(ended or told or begun)
+        over = [trial for trial in self._trials.values() if trial.is_over]
+        for trial in over:
+            self._tell(trial)
+        return self._begin() or bool(ended or over)
 
     def _take(self, outcome: Outcome) -> None:
         trial = self._trials[outcome.unit.trial]
@@ -211,9 +214,18 @@ class Coordinator:
             except UserError as fault:  # a seed lacks a metric that is sought
                 trial.take(Outcome(next(iter(trial.seeds.values())).unit, "failed", str(fault)))
                 self._persist(partial(self._tell_study, trial))
-        self._say(f"trial {number}: {trial.end.reason if trial.end else 'done'}")
+        self._say(f"trial {number}: {self._ending(trial)}")
         del self._trials[number]
         lease.release()
+
+    def _ending(self, trial: TrialAtWork) -> str:
+        if trial.end:
+            return trial.end.reason
+        metrics = {seed: one.metrics for seed, one in trial.seeds.items()}
+        values = objective_values(metrics, self._sweep)
+        named = zip(self._sweep.objectives, values, strict=True)
+        texts = [f"{objective.metric} {value:.4g}" for objective, value in named]
+        return f"{', '.join(texts)} (mean of {len(metrics)} seeds)"
 
     def _tell_study(self, trial: TrialAtWork) -> None:
         opened, stored, end = self._opened, trial.claim.trial, trial.end
@@ -231,7 +243,9 @@ class Coordinator:
         """Start what there is room for; claim a trial where no seed waits."""
         begun = False
         while self._room() > 0:
-            seed = next((s for t in self._trials.values() for s in t.waiting if self._free(s)), None)
+            seed = next(
+                (s for t in self._trials.values() for s in t.waiting if self._free(s)), None
+            )
             if seed is not None:
                 self._start(seed)
             elif not self._claim():
@@ -246,8 +260,12 @@ class Coordinator:
         return self._runner.at_once - taken - sum(not self._free(seed) for seed in waiting)
 
     def _free(self, seed: Seed) -> bool:
-        """Whether nobody is at work on a unit: a worker may have it from a coordinator now gone."""
-        return not self._opened.ledger.is_held(unit_lease(seed.unit))
+        """Whether nobody is at work on a unit: a worker may have it from a coordinator now gone.
+
+        A runner that finds such a unit's worker again may begin it at any time.
+        """
+        adopts = getattr(self._runner, "adopts", False)
+        return adopts or not self._opened.ledger.is_held(unit_lease(seed.unit))
 
     def _start(self, seed: Seed) -> None:
         seed.standing = "running"
@@ -282,7 +300,7 @@ class Coordinator:
         return self._opened.ledger.stop_asked()
 
     def _stop(self, reason: str) -> Result:
-        """End every unit, its checkpoint saved; the trials stay as they are, for the next holder."""
+        """End every unit, its checkpoint saved; the trials stay as they are, to be gone on with."""
         running = [seed.unit for trial in self._trials.values() for seed in trial.running]
         self._runner.stop(running)
         names, end = {unit.name for unit in running}, time.monotonic() + STOP_SECONDS

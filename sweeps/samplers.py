@@ -1,7 +1,7 @@
-"""Who chooses a trial's point, and who ends a trial that trails: Optuna's, made anew for each trial.
+"""Who chooses a trial's point, and who ends a trial that trails: Optuna's, anew for each trial.
 
-A sampler that lives as long as its process draws what depends on how often the process was killed.
-Here each trial has a sampler of its own, whose seed follows from the sweep's and the trial's number.
+A sampler that lives as long as its process draws what depends on how often that was killed. Here
+each trial has a sampler of its own, whose seed follows from the sweep's and the trial's number.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def suggest(trial: optuna.Trial, sweep: SweepConfig) -> Point:
     point: Point = {}
     for key, parameter in ordered(sweep.space).items():
         if parameter.exists(point):
-            point[key] = _suggested(trial, key, parameter)
+            point[key] = _decoded(_suggested(trial, key, parameter), parameter)
     return point
 
 
@@ -186,9 +186,9 @@ def _grid_values(key: str, parameter: Parameter) -> Sequence[Any]:
 
 
 def _suggested(trial: optuna.Trial, key: str, parameter: Parameter) -> Any:
+    """Return the value of a key as Optuna stores it."""
     if parameter.values:
-        choice = trial.suggest_categorical(key, [_encoded(value) for value in parameter.values])
-        return _decoded(choice, parameter)
+        return trial.suggest_categorical(key, [_encoded(value) for value in parameter.values])
     low, high = parameter.ends
     if parameter.integers:
         step = int(parameter.step or 1)
@@ -201,10 +201,11 @@ def _encoded(value: Any) -> Any:
 
 
 def _decoded(value: Any, parameter: Parameter | None) -> Any:
-    for choice in parameter.values if parameter else ():
-        if not isinstance(choice, _SCALAR) and json.dumps(choice) == value:
-            return choice
-    return value
+    if parameter is None:
+        return value
+    if parameter.step is not None:
+        return parameter.nearest(value)
+    return next((v for v in parameter.values if _encoded(v) == value), value)
 
 
 def _lay(tree: Point, key: str, value: Any) -> None:
@@ -241,7 +242,7 @@ def _settle_schedule(training: Point, params: Mapping[str, Any]) -> None:
 
 
 # What decides how trials are measured, or who they are: varied, no two could be compared.
-_SHARED = (
+SHARED = (
     "name",
     "study",
     "evaluation",
@@ -292,7 +293,7 @@ def _refuse_key(key: str, sweep: SweepConfig) -> None:
     where = f"config key sweep.space.{key}"
     if _meets(key, "training.seed"):
         raise UserError(f"{where} cannot vary: sweep.seeds lists the seeds that every trial has")
-    if shared := next((name for name in _SHARED if _meets(key, name)), None):
+    if shared := next((name for name in SHARED if _meets(key, name)), None):
         raise UserError(
             f"{where} cannot vary: {shared} decides what trials are measured by, so set it for "
             "all of them"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,8 +90,8 @@ def load(storage: str, name: str, root: Path | None = None) -> Opened:
     attributes = study.user_attrs
     if missing := {CONFIG, SWEEP, ROOT, TRIALS} - attributes.keys():
         raise UserError(
-            f"study {name!r} in {shown(storage)} lacks {', '.join(sorted(missing))}: it is no sweep "
-            "of rsgrpo, or its creation was interrupted; run `rsgrpo sweep create` again"
+            f"study {name!r} in {shown(storage)} lacks {', '.join(sorted(missing))}: it is no "
+            "sweep of rsgrpo, or its creation was interrupted; run `rsgrpo sweep create` again"
         )
     return _opened(study, root or Path(attributes[ROOT]))
 
@@ -151,12 +152,20 @@ def retry_failed(opened: Opened) -> list[int]:
     return [trial.number for trial in failed]
 
 
-def enqueue_point(opened: Opened, trials: list[optuna.trial.FrozenTrial]) -> bool:
-    """Queue the first point of the grid that no trial has; False where there is none."""
+def enqueue_point(
+    opened: Opened, trials: list[optuna.trial.FrozenTrial], attributes: Mapping[str, Any]
+) -> bool:
+    """Queue the first point of the grid that no trial has; False where there is none.
+
+    Args:
+        opened: The study; its ledger's lock is held.
+        trials: All of its trials.
+        attributes: What is kept with the trial.
+    """
     taken = {trial.user_attrs.get(POINT) for trial in trials}
     for index, point in enumerate(grid_points(opened.plan.sweep)):
         if index not in taken:
-            opened.study.enqueue_trial(encoded(point), user_attrs={POINT: index})
+            opened.study.enqueue_trial(encoded(point), user_attrs={**attributes, POINT: index})
             return True
     return False
 
@@ -182,7 +191,8 @@ def _describe(study: optuna.Study, plan: Sweep, root: Path) -> None:
             )
     if study.directions != _directions(plan.sweep):
         raise UserError(
-            f"study {study.study_name!r} is there with other objectives: choose another --study-name"
+            f"study {study.study_name!r} is there with other objectives: choose "
+            "another --study-name"
         )
     trials = plan.sweep.trials
     if trials is None:

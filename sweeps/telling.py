@@ -7,7 +7,8 @@ holder was killed between two lines is told anew by the next.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sweeps.study import Opened
@@ -49,16 +50,16 @@ def tell_values(
     sweep = opened.plan.sweep
     values = objective_values(metrics_by_seed, sweep)
     bounds = constraint_values(metrics_by_seed, base, sweep)
-    if _has_ended(opened, trial):
-        return
-    with warnings.catch_warnings():
+    kept = {str(seed): dict(metrics) for seed, metrics in metrics_by_seed.items()}
+    by_seed = values_by_seed(metrics_by_seed, sweep)
+    with _unless_told(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a constraint that an interrupted tell has set
         for name, value in bounds.items():
             trial.set_constraint(name, value)
-    kept = {str(seed): dict(metrics) for seed, metrics in metrics_by_seed.items()}
-    by_seed = values_by_seed(metrics_by_seed, sweep)
-    _keep(opened, trial, account, metrics_by_seed=kept, values_by_seed=by_seed, end_reason="done")
-    opened.study.tell(trial.number, values, skip_if_finished=True)
+        _keep(
+            opened, trial, account, metrics_by_seed=kept, values_by_seed=by_seed, end_reason="done"
+        )
+        opened.study.tell(trial.number, values, skip_if_finished=True)
 
 
 def tell_pruned(opened: Opened, trial: optuna.Trial, reason: str, account: Account) -> None:
@@ -83,9 +84,18 @@ def mark_ending(trial: optuna.Trial, reason: str) -> None:
 def _tell_state(
     opened: Opened, trial: optuna.Trial, state: Any, reason: str, account: Account
 ) -> None:
-    if not _has_ended(opened, trial):
+    with _unless_told():
         _keep(opened, trial, account, end_reason=reason)
         opened.study.tell(trial.number, state=state, skip_if_finished=True)
+
+
+@contextmanager
+def _unless_told() -> Iterator[None]:
+    """Leave a trial that has ended as it is: it was told, and the storage's answer was lost."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    with suppress(UpdateFinishedTrialError):
+        yield
 
 
 def _keep(opened: Opened, trial: optuna.Trial, account: Account, **attributes: Any) -> None:
@@ -95,7 +105,3 @@ def _keep(opened: Opened, trial: optuna.Trial, account: Account, **attributes: A
     for name, value in {**cost, **attributes}.items():
         if value or name in ("tokens", "device_seconds"):
             trial.set_user_attr(name, value)
-
-
-def _has_ended(opened: Opened, trial: optuna.Trial) -> bool:
-    return bool(opened.study._storage.get_trial(trial._trial_id).state.is_finished())

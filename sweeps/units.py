@@ -48,7 +48,11 @@ class Outcome(NamedTuple):
 
 
 class Runner(Protocol):
-    """Has units run; no method but `prepare` and `close` may block for long."""
+    """Has units run; no method but `prepare` and `close` may block for long.
+
+    `at_once` is how many of them at a time. One whose `start` finds a unit again that runs
+    elsewhere since before this process says so by an attribute `adopts`.
+    """
 
     at_once: int
 

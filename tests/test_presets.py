@@ -10,6 +10,7 @@ import yaml
 
 from rsgrpo.config import Config, load_config
 from rsgrpo.plan import plan
+from sweeps.metrics import check_metrics
 from sweeps.space import Sweep, check_space, grid_points, load_sweep
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -66,6 +67,7 @@ def loaded_sweep(path: Path) -> Sweep:
 def test_every_sweep_loads_and_its_space_can_run(path: Path) -> None:
     sweep = loaded_sweep(path)
     check_space(sweep)
+    check_metrics(sweep.sweep, sweep.config)
     assert sweep.config.name not in {load_config(p).name for p in [*MODELS, *SETS, SWEEP]}
     if path.stem != "math12k":
         assert sweep.config.sampling.split == "development"

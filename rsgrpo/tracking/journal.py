@@ -63,10 +63,11 @@ def write_environment(folder: Path, config: Config, environment: Mapping[str, st
 
 
 def record_dataset(spool: Spool, prepared: Path) -> None:
-    """Record each file of the prepared data with its rows and digest."""
+    """Record each file of the prepared data with its rows, digest and what it is for."""
     identity = json.loads((prepared / "dataset.json").read_text(encoding="utf-8"))
     for name, file in identity.items():
-        spool.dataset(name, file["sha256"][:32], file["rows"], str(prepared / name))
+        source = str(prepared / name)
+        spool.dataset(name, file["sha256"][:32], file["rows"], source, _context(name))
 
 
 def end_study(
@@ -211,6 +212,12 @@ def all_shipped(root: Path) -> bool:
     stores = json.loads(notes.read_text(encoding="utf-8")).values()
     sizes = {f.relative_to(root).as_posix(): f.stat().st_size for f in find_spools(root)}
     return any(all(sent.get(name) == size for name, size in sizes.items()) for sent in stores)
+
+
+def _context(name: str) -> str:
+    """Return what a file of the prepared data is for, in MLflow's words."""
+    known = {"train.jsonl": "training", "corpus.jsonl": "pre-training"}
+    return known.get(name, "evaluation")
 
 
 def _recorded(path: Path) -> set[str]:

@@ -117,7 +117,7 @@ class Spool:
         relative = os.path.relpath(Path(path).absolute(), self.path.parent.absolute())
         self._append("artifact", path=relative, folder=folder)
 
-    def dataset(self, name: str, digest: str, rows: int, source: str) -> None:
+    def dataset(self, name: str, digest: str, rows: int, source: str, context: str = "") -> None:
         """Record which data the run used.
 
         Args:
@@ -125,8 +125,10 @@ class Spool:
             digest: Hash of its content.
             rows: Its number of rows.
             source: Path or description of where it came from.
+            context: What the run used it for: training, evaluation; "" where nothing is known.
         """
-        self._append("dataset", name=name, digest=digest, rows=int(rows), source=source)
+        known = {"name": name, "digest": digest, "rows": int(rows), "source": source}
+        self._append("dataset", **known, **({"context": context} if context else {}))
 
     def end(self, status: Status = "FINISHED") -> None:
         """Record that the run has ended, and how."""

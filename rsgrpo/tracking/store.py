@@ -1,4 +1,4 @@
-"""The MLflow side of shipping: the only module that imports mlflow.
+"""The MLflow side of shipping; `reader` and `history` are that of reading.
 
 Everything here may be done twice with the result of doing it once.
 """
@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import posixpath
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from rsgrpo.tracking.outbox import (
     write_points,
 )
 from rsgrpo.tracking.progress import root_identity
+from rsgrpo.tracking.texts import metric_key, stored_texts, text_batches
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -36,15 +36,10 @@ ROOT_TAG = "rsgrpo.root"
 STUDY_TAG = "rsgrpo.study"
 PARENT_TAG = "rsgrpo.parent"
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
+CONTEXT_TAG = "mlflow.data.context"
 
 METRICS_PER_BATCH = 1000
-TEXTS_PER_BATCH = 100
-# A request may hold 1,000,000 characters, and one character may take six (as in \\u00e9).
-CHARACTERS_PER_BATCH = 150_000
-LONGEST_TEXT = 6000
-LONGEST_KEY = 250
 LONGEST_DIGEST = 36
-CUT_MARKER = " ... [cut here: the spool holds all of it]"
 
 # A dead server is noticed in seconds and a silent one within a minute; MLflow waits 4 minutes.
 ENVIRONMENT = {
@@ -158,13 +153,7 @@ class Store:
         )
 
     def _open_experiment(self, root: Path) -> Experiment:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            served = self.uri.startswith(("http://", "https://"))
-            location = None if served else (root / ARTIFACTS_NAME).as_uri()
-            return self.client.get_experiment(
-                self.client.create_experiment(EXPERIMENT, artifact_location=location)
-            )
+        found = self.client.get_experiment_by_name(EXPERIMENT) or self._new_experiment(root)
         if found.lifecycle_stage == "deleted":
             raise UserError(
                 f"the experiment {EXPERIMENT} was deleted in MLflow at {self.uri}: restore it with "
@@ -172,14 +161,37 @@ class Store:
             )
         return found
 
+    def _new_experiment(self, root: Path) -> Experiment:
+        from mlflow.exceptions import MlflowException
+
+        served = self.uri.startswith(("http://", "https://"))
+        location = None if served else (root / ARTIFACTS_NAME).as_uri()
+        try:
+            self.client.create_experiment(EXPERIMENT, artifact_location=location)
+        except MlflowException as fault:
+            # another sender was faster, or the answer to a first attempt was lost
+            if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return self.client.get_experiment_by_name(EXPERIMENT)
+
     def _run_id(self, run: str, starts: Mapping[str, Record]) -> str | None:
         """Return MLflow's id of a run, begun there if need be; None where it was deleted."""
         if run not in self._runs:
             found = self._find(RUN_ID_TAG, run)
-            if found and found[0].info.lifecycle_stage == "deleted":
+            if found and all(one.info.lifecycle_stage == "deleted" for one in found):
                 return None
-            self._runs[run] = found[0].info.run_id if found else self._begin(run, starts)
+            self._runs[run] = self._only(found) if found else self._begin(run, starts)
         return self._runs[run]
+
+    def _only(self, found: list[Run]) -> str:
+        """Return the id of a run, and delete what a lost answer of the server made besides it."""
+        active = [one for one in found if one.info.lifecycle_stage != "deleted"]
+        first, *others = sorted(
+            active, key=lambda one: (-len(one.data.metrics), -len(one.data.params), one.info.run_id)
+        )
+        for other in others:
+            self.client.delete_run(other.info.run_id)
+        return str(first.info.run_id)
 
     def _find(self, tag: str, value: str) -> list[Run]:
         from mlflow.entities import ViewType
@@ -202,19 +214,22 @@ class Store:
             above = self._run_id(parent, starts) if parent in starts else self._found_id(parent)
             if above:
                 tags[MLFLOW_PARENT_TAG] = above
-        begun = self.client.create_run(
+        self.client.create_run(
             self.experiment.experiment_id,
             start_time=start.get("time"),
             tags=tags,
             run_name=start.get("name", run),
         )
         self._begun += 1
-        self._adopt(run, begun.info.run_id)
-        return str(begun.info.run_id)
+        # MLflow's client asks again where an answer was lost, and the server begins a second run.
+        run_id = self._only(self._find(RUN_ID_TAG, run))
+        self._adopt(run, run_id)
+        return run_id
 
     def _found_id(self, run: str) -> str | None:
         found = self._find(RUN_ID_TAG, run)
-        return found[0].info.run_id if found else None
+        active = [one for one in found if one.info.lifecycle_stage != "deleted"]
+        return active[0].info.run_id if active else None
 
     def _adopt(self, run: str, run_id: str) -> None:
         """Link runs that were shipped before the run above them."""
@@ -227,18 +242,18 @@ class Store:
         from mlflow.entities import Param
 
         data = self.client.get_run(run_id).data
-        params = _texts(start["params"])
-        tags = _texts({STUDY_TAG: start["study"], **start["tags"]})
+        params = stored_texts(start["params"])
+        tags = stored_texts({STUDY_TAG: start["study"], **start["tags"]})
         fresh = {key: value for key, value in params.items() if key not in data.params}
         changed = {key: value for key, value in tags.items() if data.tags.get(key) != value}
-        for batch in _text_batches(fresh):
+        for batch in text_batches(fresh):
             self._log_batch(run_id, params=[Param(*item) for item in batch])
         self._log_tags(run_id, changed)
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        for batch in _text_batches(_texts(tags)):
+        for batch in text_batches(stored_texts(tags)):
             self._log_batch(run_id, tags=[RunTag(*item) for item in batch])
 
     def _not_stored(self, run_id: str, parcel: Parcel) -> list[Point]:
@@ -251,24 +266,26 @@ class Store:
         known = self.client.get_run(run_id).data.metrics
         stored = {
             (name, point.step)
-            for name in known.keys() & {_key(point.metric) for point in parcel.points}
+            for name in known.keys() & {metric_key(point.metric) for point in parcel.points}
             for point in self.client.get_metric_history(run_id, name)
         }
-        return [point for point in parcel.points if (_key(point.metric), point.step) not in stored]
+        return [
+            point for point in parcel.points if (metric_key(point.metric), point.step) not in stored
+        ]
 
     def _log_points(self, run_id: str, points: list[Point]) -> None:
         from mlflow.entities import Metric
 
         for begin in range(0, len(points), METRICS_PER_BATCH):
             batch = points[begin : begin + METRICS_PER_BATCH]
-            metrics = [Metric(_key(p.metric), p.value, p.time, p.step) for p in batch]
+            metrics = [Metric(metric_key(p.metric), p.value, p.time, p.step) for p in batch]
             self._log_batch(run_id, metrics=metrics)
 
     def _log_batch(self, run_id: str, **entities: Any) -> None:
         self.client.log_batch(run_id, synchronous=True, **entities)
 
     def _log_datasets(self, run_id: str, records: list[Record]) -> None:
-        from mlflow.entities import Dataset, DatasetInput
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
             DatasetInput(
@@ -278,7 +295,8 @@ class Store:
                     source_type="local",
                     source=json.dumps({"uri": record["source"]}),
                     profile=json.dumps({"num_rows": record["rows"], "digest": record["digest"]}),
-                )
+                ),
+                [InputTag(CONTEXT_TAG, record["context"])] if record.get("context") else [],
             )
             for record in records
         ]
@@ -286,7 +304,7 @@ class Store:
             self.client.log_inputs(run_id, datasets=inputs)
 
     def _log_table(self, run_id: str, table: Record) -> None:
-        name = f"tables/{_key(table['name'])}/step_{table['step']:08d}.json"
+        name = f"tables/{metric_key(table['name'])}/step_{table['step']:08d}.json"
         self.client.log_text(run_id, json.dumps(table["data"]), name)
 
     def _log_artifact(self, run_id: str, path: Path, folder: str) -> None:
@@ -357,32 +375,3 @@ def _refuse_unwritable(uri: str) -> None:
     if uri.startswith("sqlite:///"):
         database = uri.removeprefix("sqlite:///").partition("?")[0]
         os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o644))
-
-
-def _key(name: str) -> str:
-    """Return `name` as MLflow allows it: a few signs only, and no path that leads upwards."""
-    allowed = re.sub(r"[^\w\-. :/]", "_", name)[:LONGEST_KEY]
-    return posixpath.normpath(allowed).lstrip("./") or "_"
-
-
-def _texts(values: Mapping[str, str]) -> dict[str, str]:
-    return {_key(key): _cut(value) for key, value in values.items()}
-
-
-def _cut(text: str) -> str:
-    if len(text) <= LONGEST_TEXT:
-        return text
-    return text[: LONGEST_TEXT - len(CUT_MARKER)] + CUT_MARKER
-
-
-def _text_batches(texts: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
-    size = 0
-    for key, value in texts.items():
-        size += len(key) + len(value)
-        if len(batch) == TEXTS_PER_BATCH or (batch and size > CHARACTERS_PER_BATCH):
-            yield batch
-            batch, size = [], len(key) + len(value)
-        batch.append((key, value))
-    if batch:
-        yield batch

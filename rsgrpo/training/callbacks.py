@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from rsgrpo.advantages import grpo, rs_grpo
 from rsgrpo.analyses.advantage_shape import advantage_shape, shape_table
 from rsgrpo.tracking.spool import Spool
+from rsgrpo.training.machine import MachineWatch
 
 if TYPE_CHECKING:
     from rsgrpo.training.trainer import Draws
@@ -30,12 +31,18 @@ STORED_NAMES = {
 
 
 class SpoolCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes each logging step's metrics to the run's spool, counted in generation steps."""
+    """Writes each logging step's metrics to the run's spool, counted in generation steps.
 
-    def __init__(self, spool: Spool, updates_per_step: int) -> None:
+    Now and then the machine's figures are among them: one record for each step.
+    """
+
+    def __init__(
+        self, spool: Spool, updates_per_step: int, machine: MachineWatch | None = None
+    ) -> None:
         """Keep the spool; `updates_per_step` optimizer steps make one generation step."""
         self.spool = spool
         self.updates_per_step = updates_per_step
+        self.machine = machine or MachineWatch()
 
     def on_log(
         self,
@@ -54,6 +61,7 @@ class SpoolCallback(TrainerCallback):  # type: ignore[misc]
         if torch.cuda.is_available():
             numbers["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if "loss" in numbers:
+            numbers |= self.machine.figures()
             self.spool.metrics(state.global_step // self.updates_per_step, numbers)
 
 

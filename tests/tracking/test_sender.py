@@ -20,7 +20,7 @@ from rsgrpo.errors import UserError
 from rsgrpo.tracking import sender
 from rsgrpo.tracking.sender import ended_file, main, sync
 from rsgrpo.tracking.spool import Spool
-from rsgrpo.tracking.store import CUT_MARKER
+from rsgrpo.tracking.texts import CUT_MARKER
 
 pytest.importorskip("mlflow")
 CHECKOUT = Path(__file__).parents[2]

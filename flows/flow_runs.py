@@ -1,0 +1,144 @@
+"""Flow runs of a deployment as their Prefect server knows them, which may be away for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+from prefect.states import Cancelling, Crashed
+
+from rsgrpo.errors import UserError
+
+REQUEST_SECONDS = 10.0
+PAGE = 200  # the most that a server returns at a time
+
+
+class ServerAway(Exception):
+    """The server does not answer now; the same call later does no harm."""
+
+
+class FlowRuns:
+    """Begins flow runs of one deployment, reads their states, cancels them."""
+
+    def __init__(self, deployment: str) -> None:
+        """Take the deployment's name, FLOW/DEPLOYMENT; nothing is asked of the server yet."""
+        self._deployment = deployment
+        self._id: UUID | None = None
+        self._client: SyncPrefectClient | None = None
+
+    @property
+    def server(self) -> str:
+        """The server's address."""
+        return str(get_current_settings().api.url)
+
+    def begin(self, key: str, name: str, parameters: Mapping[str, Any]) -> UUID:
+        """Begin a flow run, or find the one that was begun with this key and is not over.
+
+        Asked twice with the same key, also by two processes, the server begins one run; only where
+        that is over, another is begun.
+
+        Args:
+            key: What is to be run, unique on the server.
+            name: The flow run's name.
+            parameters: The flow's.
+
+        Raises:
+            ServerAway: It does not answer.
+            UserError: There is no such deployment.
+        """
+        with self._asked() as client:
+            for attempt in count():
+                run = client.create_flow_run_from_deployment(
+                    self._deployment_id(client),
+                    name=name,
+                    parameters=dict(parameters),
+                    idempotency_key=f"{key}-{attempt}",
+                )
+                if run.state is None or not run.state.is_final():
+                    return run.id
+        raise AssertionError
+
+    def states(self, runs: Sequence[UUID]) -> dict[UUID, State]:
+        """Return the state of each run, with one request for 200; one that was deleted crashed.
+
+        Raises:
+            ServerAway: It does not answer.
+        """
+        found: dict[UUID, State] = dict.fromkeys(runs, Crashed(message="its flow run was deleted"))
+        with self._asked() as client:
+            for first in range(0, len(runs), PAGE):
+                page = list(runs[first : first + PAGE])
+                wanted = FlowRunFilter(id=FlowRunFilterId(any_=page))
+                for run in client.read_flow_runs(flow_run_filter=wanted, limit=PAGE):
+                    if run.state is not None:
+                        found[run.id] = run.state
+        return found
+
+    def cancel(self, run: UUID) -> None:
+        """Have a run cancelled by its worker, one that nobody has taken at once.
+
+        Raises:
+            ServerAway: It does not answer.
+        """
+        self._set(run, Cancelling())
+
+    def crash(self, run: UUID, message: str) -> None:
+        """Say of a run that its process is gone, which frees its worker's place.
+
+        Raises:
+            ServerAway: It does not answer.
+        """
+        self._set(run, Crashed(message=message))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._client is not None:
+            self._client.__exit__(None, None, None)
+            self._client = None
+
+    def _set(self, run: UUID, state: State) -> None:
+        with self._asked() as client:
+            try:
+                client.set_flow_run_state(run, state)
+            except ObjectNotFound:
+                return  # deleted: nothing is left to be said of it
+
+    def _deployment_id(self, client: SyncPrefectClient) -> UUID:
+        if self._id is None:
+            try:
+                self._id = client.read_deployment_by_name(self._deployment).id
+            except ObjectNotFound:
+                raise UserError(
+                    f"the Prefect server at {self.server} has no deployment {self._deployment}: "
+                    "deploy the flows with `prefect deploy --all` in the checkout"
+                ) from None
+        return self._id
+
+    @contextmanager
+    def _asked(self) -> Iterator[SyncPrefectClient]:
+        # The client's own retries would block for a minute; who calls this comes again anyway.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            try:
+                yield self._connected()
+            except httpx.HTTPStatusError as fault:
+                if fault.response.status_code < 500:
+                    raise
+                raise ServerAway(str(fault)) from fault
+            except (httpx.TransportError, OSError) as fault:
+                self.close()
+                raise ServerAway(str(fault)) from fault
+
+    def _connected(self) -> SyncPrefectClient:
+        if self._client is None:
+            settings = {"timeout": REQUEST_SECONDS}
+            self._client = get_client(httpx_settings=settings, sync_client=True).__enter__()
+        return self._client
