@@ -232,6 +232,7 @@ def test_create_refuses_what_cannot_run(
     sweep_file(tmp_path)
     refused = _refused("create", "sweep.yaml", "--set", override, "--storage", "sqlite:///x.db")
     assert sentence in refused
+    assert not (tmp_path / "x.db").exists()
 
 
 def test_delete_asks_and_leaves_results(opened: Opened) -> None:
