@@ -272,17 +272,17 @@ def delete(
     _note(f"checkpoints, samples and scores stay in {opened.root}", quiet)
 
 
-def refuse_other(name: str, place: str, plan: Sweep) -> None:
-    """Refuse a plan whose name another sweep has.
+def refuse_other(name: str, storage: str, plan: Sweep) -> None:
+    """Refuse a sweep whose name is taken by a study with other settings.
 
     Raises:
-        UserError: The study that is there differs; the sentence names the first key.
+        UserError: The first key that differs, with both values.
     """
     import optuna
 
     from sweeps.storage import open_storage
 
-    there = optuna.load_study(study_name=name, storage=open_storage(place))
+    there = optuna.load_study(study_name=name, storage=open_storage(storage))
     if difference := first_difference(there.user_attrs, plan):
         raise UserError(
             f"study {name} is there with other settings ({difference}): choose another "

@@ -44,7 +44,9 @@ def sampler_of(config: SamplerConfig) -> optuna.samplers.BaseSampler:
             return self._of(trial).sample_relative(study, trial, search_space)
 
         def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
-            return self._of(trial).sample_independent(study, trial, name, distribution)
+            # by the key too: a trial adopted between two of its keys draws the second as it would
+            alone = _seeded(config, trial.number, name)
+            return alone.sample_independent(study, trial, name, distribution)
 
         def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
             self._of(trial).after_trial(study, trial, state, values)
@@ -66,15 +68,15 @@ def pruner_of(config: PrunerConfig) -> optuna.pruners.BasePruner:
     return NopPruner()
 
 
-def draw_seed(seed: int, number: int) -> int:
-    """Return the seed of one trial's draw."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+def draw_seed(seed: int, number: int, key: str = "") -> int:
+    """Return the seed of one trial's draw, of all of its keys together or of one."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{number}:{key}".encode()).digest()[:4], "big")
 
 
-def _seeded(config: SamplerConfig, number: int) -> optuna.samplers.BaseSampler:
+def _seeded(config: SamplerConfig, number: int, key: str = "") -> optuna.samplers.BaseSampler:
     import optuna
 
-    seed = draw_seed(config.seed, number)
+    seed = draw_seed(config.seed, number, key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if config.name == "tpe":
