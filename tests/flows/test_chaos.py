@@ -283,7 +283,7 @@ def test_twelve_trials_are_complete_with_the_values_of_an_undisturbed_sweep(
 def test_no_stage_and_no_step_was_run_twice(killed: tuple[Chaos, str], undisturbed: Path) -> None:
     chaos, victim = killed
     begun = Counter(log.stem.rpartition("-")[0] for log in attempts_of(chaos.platform.root))
-    assert begun.pop(f"{victim}-train") == 2, "its trainer was killed once"
+    assert begun.pop(f"{victim}-score") == 2, "its trainer was killed once"
     assert set(begun.values()) == {1}, "a stage was begun again that nobody had killed"
     for spool in (chaos.platform.root / "train").glob("*/spool.jsonl"):
         steps = steps_in(spool)
