@@ -80,16 +80,20 @@ def results(trial: Any) -> dict[str, float]:
 
 def begin(platform: Platform, file: Path) -> subprocess.Popen[str]:
     """Start a sweep on the workers; return it once both units train."""
-    command = subprocess.Popen(
-        [*SWEEP, "run", str(file), "--deployment"],
+    command = start(platform, "run", str(file), "--deployment")
+    wait_until(lambda: len(training(platform)) == 2 or command.poll() is not None)
+    return command
+
+
+def start(platform: Platform, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*SWEEP, *words],
         cwd=CHECKOUT,
         env=platform.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_until(lambda: len(training(platform)) == 2 or command.poll() is not None)
-    return command
 
 
 def training(platform: Platform) -> list[Path]:
@@ -118,11 +122,12 @@ def test_a_cancel_in_the_ui_ends_a_unit_and_stop_the_rest_each_within_10_seconds
     wait_until(lambda: len(platform.pids("rsgrpo.stages")) == 1, 60)
     assert time.monotonic() - asked < 10
     wait_until(lambda: state_of(platform, cancelled["id"]) == "CANCELLED", 60)
-    store = ["--study-name", "stopped"]
+    stop = start(platform, "stop", "--study-name", "stopped")
+    wait_until((platform.root / "sweeps" / "stopped" / "stop").exists, 60)
     asked = time.monotonic()
-    platform.run(*SWEEP, "stop", *store)
     wait_until(lambda: platform.pids("rsgrpo.stages") == [], 60)
-    assert time.monotonic() - asked < 10 + 5  # the command itself takes a few seconds to start
+    assert time.monotonic() - asked < 10
+    assert "study stopped has stopped" in stop.communicate(timeout=60)[0]
     printed, _ = command.communicate(timeout=60)
     assert command.returncode == 2, printed
     assert "the sweep has stopped (sweep stop)" in printed
