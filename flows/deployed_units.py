@@ -84,7 +84,7 @@ class DeployedRunner:
 
         Raises:
             UserError: A stage failed, or there is no such deployment.
-        StoppedError: The sweep was asked to stop meanwhile.
+            StoppedError: The sweep was asked to stop meanwhile.
         """
         here = LocalRunner(self._place.root, self._ledger, 1, self._place.launch)
         here.prepare(config, evaluate_base=False)

@@ -27,7 +27,7 @@ from rsgrpo.fingerprints import packages_of
 from rsgrpo.launch import Launch
 from rsgrpo.nodes import Node, node_from_json, node_to_json, upstream_nodes
 from rsgrpo.processes import Child, check, end_stage, share_done, start_stage
-from rsgrpo.stages import MANIFEST, find
+from rsgrpo.stages import MANIFEST, find, finished
 from rsgrpo.study import Run, prepared
 from rsgrpo.tracking.journal import end_study
 from rsgrpo.worker import Place
@@ -37,6 +37,7 @@ POLL_SECONDS = 0.2
 _stopping = threading.Event()
 _open_flows: list[Place] = []
 _watched: list[Child] = []
+_together: dict[int, Child] = {}
 
 
 def finish(place: Place, node: Node) -> Path:
@@ -46,6 +47,33 @@ def finish(place: Place, node: Node) -> Path:
             finish(place, upstream)
     done = run_stage(str(place.root), node_to_json(node), place.launch._asdict())
     return Path(done["folder"])
+
+
+def finish_together(place: Place, node: Node) -> Path:
+    """Finish a node and whatever it needs in one process, each stage a task run that follows it.
+
+    What stages share, their imports above all, is then paid for once. Where a launcher starts
+    training each stage has a process of its own, as in `finish`.
+    """
+    if (place.launch.launcher, node.config.training.processes) != ("python", 1):
+        return finish(place, node)
+    stages = [one for one in _in_order(node) if find(place.root, one) is None]
+    if stages:
+        child = start_stage(place.root, node, place.launch, wait=True)
+        _together[child.process.pid] = child
+        try:
+            for one in stages:
+                follow_stage(str(place.root), node_to_json(one), child.process.pid)
+        finally:
+            del _together[child.process.pid]
+            end_stage(child)
+    return finished(place.root, node)
+
+
+def _in_order(node: Node) -> list[Node]:
+    """Return a node after all that it needs, each once."""
+    needed = [one for upstream in upstream_nodes(node) for one in _in_order(upstream)]
+    return list({(one.stage, one.name): one for one in [*needed, node]}.values())
 
 
 @contextmanager
@@ -144,6 +172,39 @@ def run_stage(root: str, node_json: str, launch: dict[str, str]) -> dict[str, An
         get_run_logger().info("%s %s begins, log %s", node.stage, node.name, folder / "logs")
         _watch(start_stage(folder, node, Launch(**launch), wait=True))
     return _outcome(find(folder, node), node, reused is not None)
+
+
+@task(task_run_name=_task_name, cache_policy=NO_CACHE, persist_result=False, log_prints=False)
+def follow_stage(root: str, node_json: str, pid: int) -> dict[str, Any]:
+    """Wait until a process that runs several stages has finished this one.
+
+    Args:
+        root: The output root.
+        node_json: The stage, as `node_to_json` writes it.
+        pid: The process.
+
+    Returns:
+        As `run_stage`.
+
+    Raises:
+        UserError: The process failed before; the sentence is its own.
+    """
+    node, folder, child = node_from_json(node_json), Path(root), _together[pid]
+    get_run_logger().info("%s %s begins, log %s", node.stage, node.name, child.log)
+    shown = ProgressArtifact(f"{node.stage} {node.name}")
+    _watched.append(child._replace(node=node))
+    try:
+        while (done := find(folder, node)) is None and child.process.poll() is None:
+            if _stopping.is_set():
+                raise UserError(f"stage {node.stage} of {node.name} was stopped")
+            time.sleep(POLL_SECONDS)
+            shown.update(lambda: share_done(child._replace(node=node)))
+    finally:
+        _watched.pop()
+    if done is None and (done := find(folder, node)) is None:
+        check(child)
+    shown.end()
+    return _outcome(done, node, reused=False)
 
 
 def _watch(child: Child) -> None:

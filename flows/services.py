@@ -131,6 +131,8 @@ def service_environment(home: Path, at: Addresses) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": at.prefect_api,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        # how often a worker looks for a flow run; ten seconds by default, more than a small trial
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MLFLOW_TRACKING_URI": at.mlflow,
     }
 
@@ -142,7 +144,8 @@ def prefect_command(port: int) -> list[str]:
 
 def mlflow_command(home: Path, port: int) -> list[str]:
     """Return the MLflow server's command line, after `python -m`."""
-    store = ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
+    # one process, whose threads serve many clients: each further one takes seconds and 250 MB
+    store = ["--workers", "1", "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
     artifacts = ["--artifacts-destination", str(home / "mlartifacts")]
     return ["mlflow", "server", "--host", HOST, "--port", str(port), *store, *artifacts]
 

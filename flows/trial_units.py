@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
-from flows.run_stages import finish, progress_of_stages, stop_stages
+from flows.run_stages import finish_together, progress_of_stages, stop_stages
 from rsgrpo.config import Config
 from rsgrpo.config_training import Model
 from rsgrpo.errors import UserError
@@ -62,7 +62,7 @@ def _attempt(place: Place, unit: Unit, ledger: Ledger, lease: Lease) -> tuple[En
     watch = Watch(ledger, lease)
     try:
         with watch:
-            folder = finish(place, unit.run.score)
+            folder = finish_together(place, unit.run.score)
         ending, said = "finished", ""
         return ending, str(folder)
     except (UserError, OSError) as fault:

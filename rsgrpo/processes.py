@@ -294,8 +294,11 @@ def _unfinished(root: Path, node: Node, counted: set[tuple[str, str]]) -> float:
 
 
 def share_done(child: Child) -> float:
-    """Return how much of its stage a child has done, in [0, 1], by its progress lines."""
-    return min(_weight_done(child) / STAGE_SECONDS[child.node.stage], 1.0)
+    """Return how much of its node's own stage a child has done, in [0, 1]."""
+    text = child.log.read_text(encoding="utf-8", errors="replace")
+    lines = _PROGRESS.findall(text)
+    own = [int(done) / int(n) for name, done, n in lines if _STAGE_OF[name] == child.node.stage]
+    return min(own[-1], 1.0) if own else 0.0
 
 
 def _weight_done(child: Child) -> float:

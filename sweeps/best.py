@@ -3,8 +3,8 @@
 Trials meet the same prompts, so that they are compared by a paired bootstrap over prompts and
 seeds. The best one is chosen by the numbers that it is compared by, which makes it look better than
 it is. p-values are therefore corrected (Holm) as if every trial had been compared with every other:
-of 8 equal trials of one seed, corrected for the 7 comparisons with the best alone, one was taken
-for worse in 14% of 200 simulated sweeps (tests/sweeps/test_best.py).
+in 200 simulated sweeps of 8 equal trials of one seed, one was taken for worse in 4.5% of them, and
+in 14% where the correction was for the 7 comparisons with the best alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rsgrpo.evaluation.compare import Difference, holm, paired_difference
 from rsgrpo.evaluation.differences import FEW_SEEDS
 from rsgrpo.evaluation.resampling import Array
 from sweeps.config import Objective
-from sweeps.scored import Scored, TrialValue, prompt_values, read_scored, trial_value
+from sweeps.scored import SPREAD, Scored, TrialValue, prompt_values, read_scored, trial_value
 from sweeps.space import Sweep
 
 if TYPE_CHECKING:
@@ -82,12 +82,8 @@ def find_best(trials: Sequence[FrozenTrial], plan: Sweep, root: Path) -> Best:
     best = found or _front(feasible, scored, plan)
     left_out = _complete(trials) - len(feasible)
     if left_out:
-        verb = (
-            "trials miss a constraint and are"
-            if left_out > 1
-            else "trial misses a constraint and is"
-        )
-        best.sentences.append(f"{left_out} {verb} left out")
+        miss = "trials miss" if left_out > 1 else "trial misses"
+        best.sentences.append(f"{left_out} {miss} a constraint: left out")
     return best
 
 
@@ -236,14 +232,18 @@ def _apart(p_holm: float) -> bool | None:
 
 
 def _in_words(value: TrialValue) -> str:
-    interval = (
-        f" [{value.low:.4g}, {value.high:.4g}] ({value.over})" if value.low == value.low else ""
-    )
-    prompts = (
-        f"{value.n_prompts} prompts, {value.n_samples} samples of each, " if value.n_prompts else ""
-    )
-    seeds = f"{value.seeds} seed{'s' if value.seeds > 1 else ''}"
-    return f"{value.metric} {value.value:.4g}{interval}, {prompts}{seeds}"
+    parts = [f"{value.metric} {value.value:.4g}{_interval_in_words(value)}"]
+    if value.n_prompts:
+        parts.append(f"{value.n_prompts} prompts, {value.n_samples} samples of each")
+    parts.append(f"{value.seeds} seed{'s' if value.seeds > 1 else ''}")
+    return ", ".join(parts)
+
+
+def _interval_in_words(value: TrialValue) -> str:
+    if math.isnan(value.low):
+        return ""
+    over = value.over if value.over == SPREAD else f"95% over {value.over}"
+    return f" ({over}: {value.low:.4g} to {value.high:.4g})"
 
 
 def _told_apart(compared: Sequence[Comparison]) -> list[str]:

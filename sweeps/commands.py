@@ -189,13 +189,15 @@ def importance(
     from sweeps.importances import importances
 
     opened = open_study(study_name, storage, root)
-    rows = [row._asdict() for row in importances(opened)]
+    rows = [_without_nan(row._asdict()) for row in importances(opened)]
     _say_where(opened, not verbose)
     if format_ is Format.TABLE:
         _print_table(rows)
     else:
         _print(rows, format_)
     _note(f"from {rows[0]['n_trials']} complete trials; few trials say little", quiet)
+    for metric in dict.fromkeys(row["metric"] for row in rows if row["importance"] is None):
+        _note(f"warning: {metric} is the same in all of them, so no key matters for it", quiet)
 
 
 @app.command()
@@ -272,17 +274,17 @@ def delete(
     _note(f"checkpoints, samples and scores stay in {opened.root}", quiet)
 
 
-def refuse_other(name: str, place: str, plan: Sweep) -> None:
-    """Refuse a plan whose name another sweep has.
+def refuse_other(name: str, storage: str, plan: Sweep) -> None:
+    """Refuse a sweep whose name is taken by a study with other settings.
 
     Raises:
-        UserError: The study that is there differs; the sentence names the first key.
+        UserError: The first key that differs, with both values.
     """
     import optuna
 
     from sweeps.storage import open_storage
 
-    there = optuna.load_study(study_name=name, storage=open_storage(place))
+    there = optuna.load_study(study_name=name, storage=open_storage(storage))
     if difference := first_difference(there.user_attrs, plan):
         raise UserError(
             f"study {name} is there with other settings ({difference}): choose another "

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rsgrpo.config import flatten
 from rsgrpo.errors import UserError, unknown
-from rsgrpo.worker import Execution, resolve
-from sweeps.space import Sweep
-from sweeps.storage import STORAGE, default_storage, open_storage, shown
-from sweeps.study import CONFIG, SWEEP, Opened, load
+
+if TYPE_CHECKING:
+    from sweeps.space import Sweep
+    from sweeps.study import Opened
+
+# That of sweeps.storage, which is not imported before a verb runs.
+_STORAGE = "RSGRPO_STORAGE"
 
 StudyName = Annotated[
     str | None,
@@ -26,7 +27,7 @@ Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        envvar=STORAGE,
+        envvar=_STORAGE,
         show_envvar=True,
         help="sqlite:///FILE, postgresql://..., journal:FILE; ROOT's optuna.db by default.",
     ),
@@ -43,11 +44,15 @@ def named_root(root: str | None) -> Path:
     Raises:
         UserError: The worker's table does not have it.
     """
+    from rsgrpo.worker import Execution, resolve
+
     return resolve(Execution(root=root or "default")).root
 
 
 def named_storage(storage: str | None, root: str | None) -> str:
     """Return the storage that is meant: the one given, else that of the root."""
+    from sweeps.storage import default_storage
+
     return storage or default_storage(named_root(root))
 
 
@@ -62,6 +67,9 @@ def open_study(name: str | None, storage: str | None, root: str | None) -> Opene
     Raises:
         UserError: There is no such storage or study, or no name is given and there are several.
     """
+    from sweeps.storage import shown
+    from sweeps.study import load
+
     text = named_storage(storage, root)
     names = study_names(text)
     if not names:
@@ -79,7 +87,7 @@ def open_study(name: str | None, storage: str | None, root: str | None) -> Opene
 
 
 def study_names(storage: str) -> list[str]:
-    """Return the names of a storage's studies; none where there is no storage.
+    """Return the names of a storage's studies in order; none where there is no storage.
 
     Raises:
         UserError: The storage is of no known kind or does not answer.
@@ -88,7 +96,9 @@ def study_names(storage: str) -> list[str]:
         return []
     import optuna
 
-    return list(optuna.get_all_study_names(open_storage(storage)))
+    from sweeps.storage import open_storage
+
+    return sorted(optuna.get_all_study_names(open_storage(storage)))
 
 
 def first_difference(attributes: Mapping[str, Any], plan: Sweep) -> str:
@@ -98,6 +108,8 @@ def first_difference(attributes: Mapping[str, Any], plan: Sweep) -> str:
         attributes: The study's; one whose creation was interrupted may lack some.
         plan: The sweep.
     """
+    from sweeps.study import CONFIG, SWEEP
+
     asked = {CONFIG: plan.config.model_dump(mode="json"), SWEEP: plan.sweep.model_dump(mode="json")}
     for name, prefix in ((CONFIG, ""), (SWEEP, "sweep")):
         if name in attributes:
@@ -107,6 +119,8 @@ def first_difference(attributes: Mapping[str, Any], plan: Sweep) -> str:
 
 
 def _differences(there: Any, asked: Any, prefix: str) -> Iterator[str]:
+    from rsgrpo.config import flatten
+
     old, new = dict(flatten(there, prefix)), dict(flatten(asked, prefix))
     for key in [*new, *(key for key in old if key not in new)]:
         if old.get(key) != new.get(key):
@@ -123,6 +137,8 @@ def _is_there(storage: str) -> bool:
 
 def _has_studies(file: Path) -> bool:
     """Return whether a database has Optuna's tables; opening one without would make them in it."""
+    import sqlite3
+
     if not file.exists():
         return False
     try:
@@ -136,6 +152,8 @@ def _has_studies(file: Path) -> bool:
 
 
 def _nothing_in(storage: str) -> str:
+    from sweeps.storage import shown
+
     return (
         f"there is no study in {shown(storage)}: make one with `rsgrpo sweep create`, or name "
         "another storage with --storage"

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgrpo.config import Config
+from rsgrpo.errors import UserError
 from rsgrpo.evaluation.compare import method_estimate
 from rsgrpo.evaluation.passk import pass_at_k
 from rsgrpo.evaluation.resampling import Array
@@ -171,7 +172,14 @@ def _score_folder(root: Path, trial: FrozenTrial, seed: int) -> Path | None:
         config = Config.model_validate_json(text)
         training = config.training.model_copy(update={"seed": seed})
         config = config.model_copy(update={"training": training})
-        folder = find(root, trained_run(config, base_policy(config)).score)
+        folder = _found(root, config)
     else:
         folder = None
     return folder if folder and (folder / PROMPTS).exists() else None
+
+
+def _found(root: Path, config: Config) -> Path | None:
+    try:
+        return find(root, trained_run(config, base_policy(config)).score)
+    except UserError:  # its inputs do not lie here
+        return None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsgrpo.config import Config
+from rsgrpo.errors import UserError
 from sweeps.ledger import Held, unit_lease
 from sweeps.study import Opened, counted, target
 from sweeps.units import Unit
@@ -166,8 +168,9 @@ def _looks(opened: Opened, trials: Sequence[FrozenTrial]) -> dict[str, Look]:
             training = config.training.model_copy(update={"seed": seed})
             seeded = config.model_copy(update={"training": training})
             unit = Unit(opened.name, trial.number, seed, seeded)
-            if watch := watch_unit(opened.root, unit, opened.plan.sweep):
-                looks[unit_lease(unit)] = watch.look()
+            with suppress(UserError, OSError):  # another machine's inputs may not lie here
+                if watch := watch_unit(opened.root, unit, opened.plan.sweep):
+                    looks[unit_lease(unit)] = watch.look()
     return looks
 
 

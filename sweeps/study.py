@@ -57,6 +57,7 @@ def create(plan: Sweep, storage: str, name: str, root: Path) -> Opened:
     import optuna
 
     check_name(name)
+    _refuse_beyond_grid(plan.sweep, _trials_of(plan.sweep))
     opened_storage, ledger = open_storage(storage), Ledger(ledger_folder(root, name))
     with ledger.alone():
         study = optuna.create_study(
@@ -194,10 +195,7 @@ def _describe(study: optuna.Study, plan: Sweep, root: Path) -> None:
             f"study {study.study_name!r} is there with other objectives: choose "
             "another --study-name"
         )
-    trials = plan.sweep.trials
-    if trials is None:
-        trials = len(grid_points(plan.sweep))
-    _refuse_beyond_grid(plan.sweep, trials)
+    trials = _trials_of(plan.sweep)
     _name_metrics(study, plan.sweep)
     for key, value in {**described, ROOT: str(root.absolute()), TRIALS: trials}.items():
         if key not in known:
@@ -216,6 +214,10 @@ def _name_metrics(study: optuna.Study, sweep: SweepConfig) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([objective.metric for objective in sweep.objectives])
+
+
+def _trials_of(sweep: SweepConfig) -> int:
+    return len(grid_points(sweep)) if sweep.trials is None else sweep.trials
 
 
 def _refuse_beyond_grid(sweep: SweepConfig, trials: int) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,8 +58,14 @@ class Platform(NamedTuple):
 
 
 @contextmanager
-def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
-    """Start everything with `rsgrpo up`, deploy the flows, and end it with Ctrl-C."""
+def started_platform(
+    folder: Path, workers: int = 1, before: Sequence[str] = (), deployed: bool = True
+) -> Iterator[Platform]:
+    """Start everything with `rsgrpo up`, deploy the flows, and end it with Ctrl-C.
+
+    `before` goes before the words of each command, for a program that watches it; a platform on
+    which no flow runs needs none `deployed`.
+    """
     home, root = folder / "services", folder / "out"
     prefect, mlflow = free_port(), free_port()
     roots = {"default": str(root), "alone": str(folder / "alone")}
@@ -76,7 +82,7 @@ def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
     }
     ports = ["--prefect-port", str(prefect), "--mlflow-port", str(mlflow)]
     process = subprocess.Popen(
-        [*RSGRPO, "up", "--home", str(home), "--workers", str(workers), *ports],
+        [*before, *RSGRPO, "up", "--home", str(home), "--workers", str(workers), *ports],
         cwd=CHECKOUT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -86,7 +92,8 @@ def started_platform(folder: Path, workers: int = 1) -> Iterator[Platform]:
     platform = Platform(process, environment, home, root, f"http://127.0.0.1:{mlflow}")
     try:
         read_until(process, "Ctrl-C ends everything")
-        platform.run(*PREFECT, "--no-prompt", "deploy", "--all")
+        if deployed:
+            platform.run(*before, *PREFECT, "--no-prompt", "deploy", "--all")
         yield platform
     finally:
         process.send_signal(signal.SIGINT)

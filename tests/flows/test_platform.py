@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -207,35 +208,37 @@ def orphaned(pid: int) -> bool:
     return psutil.Process(pid).ppid() == 1
 
 
-def test_kill_9_of_trainer_flow_and_worker_then_the_same_command_gives_the_same_table(
+def test_kill_9_of_trainer_flow_and_worker_is_gone_on_with_and_gives_the_same_table(
     swept: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with started_platform(tmp_path_factory.mktemp("killed"), workers=2) as killed:
+        share_base(swept.root, killed.root)
+        command = start_sweep(killed)
+        dead: set[int] = set()
         for whom in ("trainer", "flow", "worker"):
-            command = start_sweep(killed)
-            wait_until(lambda: trainer_at_work(killed), 240)
-            [trainer, *_] = trainer_at_work(killed)
+            wait_until(lambda: set(trainer_at_work(killed)) - dead, 240)
+            [trainer, *_] = set(trainer_at_work(killed)) - dead
             flow = flow_of(trainer)
             worker = psutil.Process(flow).ppid()
-            done = len(manifests(killed.root))
-            victim = {"trainer": trainer, "flow": flow, "worker": worker}[whom]
-            os.kill(victim, signal.SIGKILL)
+            os.kill({"trainer": trainer, "flow": flow, "worker": worker}[whom], signal.SIGKILL)
+            dead.add(trainer)
             if whom == "worker":  # its flow goes on, and `rsgrpo up` starts it again
                 wait_until(lambda pid=flow: orphaned(pid), 10)
-                break
-            printed, _ = command.communicate(timeout=300)
-            assert "Failed" in printed
-            wait_until(lambda: killed.pids("rsgrpo.stages") == [], 10)
-            assert len(manifests(killed.root)) >= done
-        printed, _ = command.communicate(timeout=300)
+        printed, _ = command.communicate(timeout=400)
         assert "Completed" in printed
         assert "Completed" in killed.run(*sweep_command("beta-sweep", config()))
         assert table(killed.root) == table(swept.root)
         assert stages_done(killed.root) == stages_done(swept.root)
         attempts = Counter(log.stem.rpartition("-")[0] for log in attempts_of(killed.root))
-        assert attempts.pop("rs_grpo-beta4-seed0-train") == 3  # killed twice
+        assert attempts.pop("rs_grpo-beta4-seed0-score") == 3  # killed twice
         assert set(attempts.values()) == {1}, "a finished stage was run again"
         assert rewards_of(killed) == rewards_of(swept)
+
+
+def share_base(source: Path, target: Path) -> None:
+    """Copy the data and the base policy, which need not be made again."""
+    for stage in ("prepare", "pretrain"):
+        shutil.copytree(source / stage, target / stage)
 
 
 def attempts_of(root: Path) -> list[Path]:
@@ -315,15 +318,17 @@ def test_ctrl_c_of_the_pipeline_verb_ends_its_units_and_leaves_their_checkpoints
 
 
 def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
-    tmp_path_factory: pytest.TempPathFactory,
+    swept: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("dead")
     with started_platform(folder) as dead:
+        share_base(swept.root, dead.root)
         dead.run(
             *PREFECT, "deployment", "run", "train-policy/train-policy", "-p", f"config={config()}"
         )
         wait_until(lambda: trainer_at_work(dead))
-        dead.process.kill()  # servers and workers die with it
+        dead.process.kill()
+        wait_until(lambda: not services_of(dead), 30)
         manifest = "rs_grpo-beta2-seed0-*/manifest.json"
         wait_until(lambda: list((dead.root / "train").glob(manifest)), 120)
         for pid in dead.pids():  # the flow asks for its server for minutes before it gives up
@@ -335,6 +340,11 @@ def test_training_goes_on_without_any_server_and_sync_brings_all_metrics_later(
         (step, value) for step, value in enumerate(rewards_in_spool(dead.root), 1)
     ]
     assert ", 0 numbers" in dead.run(*command)
+
+
+def services_of(platform: Platform) -> list[int]:
+    """Return the processes of servers and workers, whose flows outlive them."""
+    return platform.pids("-m mlflow server") + platform.pids("-m prefect ")
 
 
 def rewards_in_spool(root: Path) -> list[float]:

@@ -129,7 +129,32 @@ def test_the_doctors_verdict_is_its_exit_status(tmp_path: Path) -> None:
     assert "FAIL" in ill.stdout and "move the file away" in ill.stdout
 
 
+@pytest.fixture(scope="module")
+def forsaken(platform: Platform) -> str:
+    """A run whose process and worker were killed; the server needs two minutes to notice."""
+    study = json.dumps(load_config(None, [*TINY, "training.steps=9000"]).model_dump(mode="json"))
+    command = [*PREFECT, "deployment", "run", "train-policy/train-policy"]
+    platform.run(*command, "-p", f"config={study}")
+
+    def running() -> list[str]:
+        runs = read_api(platform, "flow_runs")
+        return [run["id"] for run in runs if run["state"]["type"] == "RUNNING"]
+
+    wait_until(lambda: running() and platform.pids("rsgrpo.stages", "train"))
+    [run] = running()
+    [trainer, *_] = platform.pids("rsgrpo.stages", "train")
+    flow = psutil.Process(trainer).parent()
+    assert flow is not None
+    worker = flow.parent()
+    assert worker is not None
+    worker.kill()
+    flow.kill()
+    wait_until(lambda: not worker.is_running() and len(workers(platform)) == 1, 30)
+    return run
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forsaken")  # what it waits for happens while the tests below run
 def test_all_ports_are_on_loopback(platform: Platform) -> None:
     listening = [
         (connection.laddr.ip, pid)
@@ -163,39 +188,8 @@ def test_the_work_pools_have_limits_and_flows_outlive_the_pipe_of_their_worker(
 
 
 @pytest.mark.slow
-def test_a_run_whose_process_and_worker_are_gone_is_ended_by_the_server(
-    platform: Platform,
-) -> None:
-    study = json.dumps(load_config(None, [*TINY, "training.steps=9000"]).model_dump(mode="json"))
-    command = [*PREFECT, "deployment", "run", "train-policy/train-policy"]
-    platform.run(*command, "-p", f"config={study}")
-
-    def running() -> list[str]:
-        runs = read_api(platform, "flow_runs")
-        return [run["id"] for run in runs if run["state"]["type"] == "RUNNING"]
-
-    wait_until(lambda: running() and platform.pids("rsgrpo.stages", "train"))
-    [run] = running()
-    [trainer, *_] = platform.pids("rsgrpo.stages", "train")
-    flow = psutil.Process(trainer).parent()
-    assert flow is not None
-    worker = flow.parent()
-    assert worker is not None
-    worker.kill()
-    flow.kill()
-    wait_until(lambda: state_of(platform, run) == "CRASHED", 240)
-
-
-@pytest.mark.slow
-def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
-    with started_platform(tmp_path) as killed:
-        killed.process.kill()
-        wait_until(lambda: killed.pids() == [], 30)
-
-
-@pytest.mark.slow
 def test_a_closed_terminal_ends_everything(tmp_path: Path) -> None:
-    with started_platform(tmp_path) as closed:
+    with started_platform(tmp_path, deployed=False) as closed:
         closed.process.send_signal(signal.SIGHUP)
         wait_until(lambda: closed.pids() == [], 60)
 
@@ -276,6 +270,13 @@ def test_a_fault_of_the_user_in_a_flow_is_its_sentence_without_a_traceback(
     [sentence] = [line for line in done.stderr.splitlines() if line.startswith("rsgrpo: ")]
     assert "mine.jsonl, line 2 is not valid JSON" in sentence
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_and_worker_are_gone_is_ended_by_the_server(
+    platform: Platform, forsaken: str
+) -> None:
+    wait_until(lambda: state_of(platform, forsaken) == "CRASHED", 240)
 
 
 def workers(platform: Platform) -> list[int]:
