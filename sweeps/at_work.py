@@ -117,7 +117,7 @@ class TrialAtWork:
         if self.end:
             return False
         if self.claim.lease.lost:
-            self._finish("abandoned", "its lease was lost: this process was silent for too long")
+            self.abandon()
             return True
         for seed in self.seeds.values():
             if seed.standing in ("running", "finished") and (reason := seed.look()):
@@ -126,6 +126,10 @@ class TrialAtWork:
         if prunes and (reason := self._trails()):
             self._finish("pruned", reason)
         return self.end is not None
+
+    def abandon(self) -> None:
+        """Leave the trial to whoever has taken its lease."""
+        self.end = End("abandoned", "its lease was lost: this process was silent for too long")
 
     def _finish(self, state: Literal["pruned", "failed", "abandoned"], reason: str) -> None:
         self.end = self.end or End(state, reason)

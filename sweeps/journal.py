@@ -8,7 +8,7 @@ from pathlib import Path
 from rsgrpo.stages import find, folder_of
 from rsgrpo.tracking.journal import record_evaluations, training_run
 from rsgrpo.tracking.spool import SPOOL_NAME, Spool, read_spool
-from sweeps.at_work import TrialAtWork
+from sweeps.at_work import Seed, TrialAtWork
 from sweeps.study import Opened
 from sweeps.telling import Account
 from sweeps.units import Unit
@@ -27,7 +27,7 @@ def what_is_left(root: Path, trial: TrialAtWork) -> Account:
         if training is None:
             continue
         runs[str(seed)] = training_run(one.unit.run.name, training)
-        tokens += one.seen.tokens if one.seen else tokens_of(training / SPOOL_NAME)
+        tokens += _tokens(one, training)
         if score := find(root, one.unit.run.score):
             scores[str(seed)] = score.relative_to(root).as_posix()
     return Account(runs, scores, tokens)
@@ -46,12 +46,16 @@ def record_end(opened: Opened, trial: TrialAtWork, account: Account) -> None:
     for seed, run in account.runs.items():
         seconds = sum(one.device_seconds for one in attempts if one.seed == int(seed))
         reason = trial.end.reason if trial.end else "done"
+        one = trial.seeds[int(seed)]
+        training = _training_folder(root, one.unit)
+        assert training is not None
         with Spool(root / SPOOL_NAME, run) as spool:
             spool.tags(
                 {
                     "sweep.study": opened.name,
                     "sweep.trial": str(number),
                     "sweep.end_reason": reason,
+                    "sweep.tokens": str(_tokens(one, training)),
                     "sweep.device_seconds": f"{seconds:.1f}",
                 }
             )
@@ -77,6 +81,10 @@ def run_tokens(root: Path, unit: Unit) -> int:
     """Return how many tokens a unit's training has seen so far."""
     folder = _training_folder(root, unit)
     return tokens_of(folder / SPOOL_NAME) if folder else 0
+
+
+def _tokens(seed: Seed, training: Path) -> int:
+    return seed.seen.tokens if seed.seen else tokens_of(training / SPOOL_NAME)
 
 
 def _training_folder(root: Path, unit: Unit) -> Path | None:

@@ -143,9 +143,14 @@ class Coordinator:
         self._made_with = provenance(self._opened.ledger, self._opened.root, config)
         self._asked.at_once = False
         try:
-            return self._work()
-        finally:
+            result = self._work()
+        except KeyboardInterrupt:  # whoever asks twice waits for nothing: all processes end with us
+            raise
+        except BaseException:
             self._runner.close()
+            raise
+        self._runner.close()
+        return result
 
     def _work(self) -> Result:
         while True:
@@ -208,7 +213,9 @@ class Coordinator:
     def _tell(self, trial: TrialAtWork) -> None:
         number, lease = trial.claim.number, trial.claim.lease
         lease.beat()
-        if not lease.lost and not (trial.end and trial.end.state == "abandoned"):
+        if lease.lost:
+            trial.abandon()
+        else:
             try:
                 self._persist(partial(self._tell_study, trial))
             except UserError as fault:  # a seed lacks a metric that is sought
@@ -230,6 +237,7 @@ class Coordinator:
     def _tell_study(self, trial: TrialAtWork) -> None:
         opened, stored, end = self._opened, trial.claim.trial, trial.end
         account = what_is_left(opened.root, trial)
+        record_end(opened, trial, account)  # first: a trial that is told is never looked at again
         if end is None:
             metrics = {seed: one.metrics for seed, one in trial.seeds.items()}
             tell_values(opened, stored, metrics, self._base, account)
@@ -237,7 +245,6 @@ class Coordinator:
             tell_pruned(opened, stored, end.reason, account)
         else:
             tell_failed(opened, stored, end.reason, account)
-        record_end(opened, trial, account)
 
     def _begin(self) -> bool:
         """Start what there is room for; claim a trial where no seed waits."""

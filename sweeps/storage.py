@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 STORAGE = "RSGRPO_STORAGE"
 CONNECT_SECONDS = 5
+# What a shared disk says that is away or full for a while; a file that is missing is a fault.
+AWAY = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOTCONN,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+}
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 
 _JOURNAL = "journal:"
@@ -74,7 +88,9 @@ def is_away(fault: BaseException) -> bool:
         return fault.__cause__ is None or is_away(fault.__cause__)
     if isinstance(fault, DBAPIError) and fault.connection_invalidated:
         return True
-    return isinstance(fault, OperationalError | InterfaceError | PoolTimeout | OSError)
+    if isinstance(fault, OSError):
+        return fault.errno in AWAY
+    return isinstance(fault, OperationalError | InterfaceError | PoolTimeout)
 
 
 def persist(

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from optuna.trial import TrialState
 
 from rsgrpo.errors import UserError
 from sweeps import run as run_module
+from sweeps.config import SamplerConfig
+from sweeps.ledger import Ledger, trial_lease
 from sweeps.provenance import Provenance
 from sweeps.storage import open_storage, persist, shown
 from sweeps.study import create, extend, load, retry_failed
-from tests.sweeps.empty_trials import EmptyRunner, plan, run, runs_of_units
+from sweeps.watch import Look, Rung
+from tests.postgresql import Postgresql
+from tests.sweeps.empty_trials import EmptyRunner, measure, plan, run, runs_of_units
 
 FOLDER = str(Path(run_module.__file__).parent)
 MADE_WITH = Provenance("0123abc", False, "environment")
@@ -69,12 +74,14 @@ def run_until_killed(storage: str, root: Path, lines: int) -> bool:
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
-@pytest.mark.parametrize("sampler", ["grid", "random", "nsga2"])
+@pytest.mark.parametrize("sampler", ["grid", "random", "nsga2", "tpe"])
 def test_killed_at_any_line_no_trial_is_lost_and_no_unit_is_run_twice(
-    storage: str, sampler: str, tmp_path: Path
+    storage: str, sampler: Any, tmp_path: Path
 ) -> None:
     kills, trials, draw = 12, 6, random.Random(sampler)
+    settings = SamplerConfig(name=sampler, startup_trials=3, population=2)
     sweep = plan(trials, sampler, seeds=[0, 1])
+    sweep = sweep._replace(sweep=sweep.sweep.model_copy(update={"sampler": settings}))
     create(sweep, storage, "killed", tmp_path / "killed")
     for _ in range(kills):
         if not run_until_killed(storage, tmp_path / "killed", draw.randrange(100, 2500)):
@@ -285,3 +292,127 @@ def test_a_signal_stops_as_politely(tmp_path: Path, number: signal.Signals) -> N
     assert states(opened) == ["RUNNING"]
     assert signal.getsignal(number) is not None
     assert run(opened).ending == "complete"
+
+
+class Slow(EmptyRunner):
+    """Units end at their fourth poll, or when they are stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.polls: dict[str, int] = {}
+
+    def start(self, unit: Any) -> None:
+        self.polls[unit.name] = 0
+        super().start(unit)
+
+    def poll(self) -> list[Any]:
+        for name in self.polls:
+            self.polls[name] += 1
+        ended = super().poll()
+        self._ended = [outcome for outcome in ended if self.polls[outcome.unit.name] < 4]
+        return [outcome for outcome in ended if outcome not in self._ended]
+
+    def stop(self, units: Any) -> None:
+        self._ended = [
+            outcome._replace(ending="stopped") if outcome.unit in units else outcome
+            for outcome in self._ended
+        ]
+
+
+class Seen:
+    """A watch that always sees the same."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+
+    def look(self) -> Look:
+        return self._look
+
+
+def run_watched(opened: Any, look_of: Any) -> Any:
+    return run_module.run_sweep(
+        opened,
+        Slow(opened.root / "units"),
+        measure=measure,
+        watch=lambda unit: Seen(look_of(unit)),
+        say=lambda line: None,
+    )
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_a_trial_that_trails_is_pruned(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "LOOK_SECONDS", 0.0)
+    pruner = {"name": name, "every": 1, "startup_trials": 2, "reduction_factor": 2}
+    sweep = plan(3, "grid", objectives=["pass_at_4"], pruner=pruner)
+    opened = create(sweep, f"sqlite:///{tmp_path / 'o.db'}", "s", tmp_path)
+    values = {0: 0.5, 1: 0.6, 2: 0.1}
+
+    def look_of(unit: Any) -> Look:
+        rungs = [Rung(step, values[unit.trial]) for step in (1, 2)]
+        return Look(2, 4, 10, 1.0, rungs, None)
+
+    assert run_watched(opened, look_of).ending == "complete"
+    assert states(opened) == ["COMPLETE", "COMPLETE", "PRUNED"]
+    reason = opened.study.trials[2].user_attrs["end_reason"]
+    assert reason == "it trails the other trials: pass@k is 0.1 at step 1"
+
+
+def test_a_safety_stop_ends_a_trial_of_two_objectives_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "LOOK_SECONDS", 0.0)
+    opened = create(plan(2, seeds=[0, 1]), f"sqlite:///{tmp_path / 'o.db'}", "s", tmp_path)
+
+    def look_of(unit: Any) -> Look:
+        stop = "loss is nan at step 3" if (unit.trial, unit.seed) == (0, 1) else None
+        return Look(3, 4, 10, 1.0, [], stop)
+
+    assert run_watched(opened, look_of).ending == "complete"
+    assert states(opened) == ["PRUNED", "COMPLETE"]
+    assert opened.study.trials[0].user_attrs["end_reason"] == "seed 1: loss is nan at step 3"
+
+
+def test_a_coordinator_that_slept_leaves_its_trial_to_who_has_taken_it(tmp_path: Path) -> None:
+    opened = create(plan(1), f"sqlite:///{tmp_path / 'o.db'}", "s", tmp_path)
+    thief, said, taken, seen = Ledger(opened.ledger.folder), [], [], []
+
+    class Asleep(EmptyRunner):
+        def start(self, unit: Any) -> None:
+            super().start(unit)
+            if not taken:
+                path = thief.path_of(trial_lease(0))
+                path.unlink()
+                taken.append(thief.take(trial_lease(0)))
+
+        def poll(self) -> list[Any]:
+            if said and not seen:
+                seen.append(states(opened))
+                taken[0].release()
+            return super().poll()
+
+    assert run(opened, Asleep(tmp_path / "units"), say=said.append).ending == "complete"
+    lost = "trial 0: its lease was lost: this process was silent for too long"
+    assert said[0] == lost and said[1].startswith("trial 0: pass_at_1")
+    assert seen == [["RUNNING"]]
+
+
+def test_a_postgresql_that_is_killed_and_started_again_costs_nothing(
+    postgresql: Postgresql, tmp_path: Path
+) -> None:
+    opened, said = create(plan(5), postgresql.url, "s", tmp_path), []
+
+    class Killing(EmptyRunner):
+        def start(self, unit: Any) -> None:
+            super().start(unit)
+            if unit.trial == 2:
+                postgresql.kill()
+                threading.Timer(3.0, postgresql.start).start()
+
+    assert run(opened, Killing(tmp_path / "units"), say=said.append).ending == "complete"
+    assert states(opened) == ["COMPLETE"] * 5
+    assert set(runs_of_units(tmp_path).values()) == {1}
+    away = [line for line in said if "storage" in line]
+    assert len(away) == 2 and "waiting for it" in away[0] and away[1] == "the storage is back"
+    assert postgresql.password not in "".join(said)
