@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from rsgrpo.config_faults import fault_sentence
-from rsgrpo.config_files import merged, read_layers
+from rsgrpo.config_files import merged, read_layers, source_of
 from rsgrpo.config_training import Model, TrainingConfig
 from rsgrpo.data.catalogue import CATALOGUE, could_be_a_name
 from rsgrpo.errors import UserError, unknown
@@ -290,8 +290,14 @@ def load_config(paths: Path | Sequence[Path] | None, overrides: Sequence[str] = 
             name.
     """
     layers = read_layers([paths] if isinstance(paths, Path) else paths or (), overrides)
+    tree = merged(layers)
+    if "sweep" in tree:
+        raise UserError(
+            f"config key sweep{source_of(['sweep'], layers)} makes the study a sweep: run it with "
+            "`rsgrpo sweep run FILE`, or take that branch out"
+        )
     try:
-        return Config.model_validate(merged(layers))
+        return Config.model_validate(tree)
     except ValidationError as fault:
         raise UserError(fault_sentence(fault, Config, layers)) from None
 

@@ -189,13 +189,15 @@ def importance(
     from sweeps.importances import importances
 
     opened = open_study(study_name, storage, root)
-    rows = [row._asdict() for row in importances(opened)]
+    rows = [_without_nan(row._asdict()) for row in importances(opened)]
     _say_where(opened, not verbose)
     if format_ is Format.TABLE:
         _print_table(rows)
     else:
         _print(rows, format_)
     _note(f"from {rows[0]['n_trials']} complete trials; few trials say little", quiet)
+    for metric in dict.fromkeys(row["metric"] for row in rows if row["importance"] is None):
+        _note(f"warning: {metric} is the same in all of them, so no key matters for it", quiet)
 
 
 @app.command()

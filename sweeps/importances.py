@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ FEWEST = 4
 class Importance(NamedTuple):
     """A key's share of the importance for an objective; the shares of one objective sum to 1.
 
-    `n_trials` is the number of complete trials that it is computed from.
+    `n_trials` is the number of complete trials that it is computed from. An objective that has the
+    same value in all of them has no importances: they are NaN.
     """
 
     metric: str
@@ -27,7 +29,7 @@ def importances(opened: Opened) -> list[Importance]:
     """Return the importance of each varied key for each objective, largest first.
 
     Raises:
-        UserError: Fewer than four trials are complete, or nothing varies among them.
+        UserError: Fewer than four trials are complete, or no key varies among them.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
@@ -46,8 +48,9 @@ def importances(opened: Opened) -> list[Importance]:
                 evaluator=PedAnovaImportanceEvaluator(),
                 target=lambda trial, at=at: trial.values[at],  # type: ignore[misc]
             )
+        varies = len({trial.values[at] for trial in complete}) > 1
         rows += [
-            Importance(objective.metric, key, float(share), len(complete))
+            Importance(objective.metric, key, share if varies else math.nan, len(complete))
             for key, share in found.items()
         ]
     if not rows:

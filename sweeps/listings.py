@@ -58,7 +58,7 @@ def trial_row(opened: Opened, trial: FrozenTrial) -> Row:
         "n_seeds": len(kept.get("seeds", opened.plan.sweep.seeds)),
         "tokens": kept.get("tokens"),
         "device_seconds": kept.get("device_seconds"),
-        "began": trial.datetime_start.isoformat() if trial.datetime_start else None,
+        "began": _moment(trial),
         "duration_seconds": trial.duration.total_seconds() if trial.duration else None,
         "end_reason": kept.get("end_reason"),
     }
@@ -68,6 +68,12 @@ def decoded_params(opened: Opened, trial: FrozenTrial) -> Row:
     """Return a trial's point, of one that waits the values it was enqueued with."""
     point = trial.params or trial.system_attrs.get("fixed_params", {})
     return decoded(point, opened.plan.sweep)
+
+
+def _moment(trial: FrozenTrial) -> str | None:
+    """Return when a trial began; Optuna keeps local time without saying so."""
+    began = trial.datetime_start
+    return began.astimezone().isoformat(timespec="seconds") if began else None
 
 
 def full_row(opened: Opened, trial: FrozenTrial) -> Row:

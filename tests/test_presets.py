@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from rsgrpo.config import Config, load_config
+from rsgrpo.errors import UserError
 from rsgrpo.plan import plan
 from sweeps.metrics import check_metrics
 from sweeps.space import Sweep, check_space, grid_points, load_sweep
@@ -71,6 +72,15 @@ def test_every_sweep_loads_and_its_space_can_run(path: Path) -> None:
     assert sweep.config.name not in {load_config(p).name for p in [*MODELS, *SETS, SWEEP]}
     if path.stem != "math12k":
         assert sweep.config.sampling.split == "development"
+
+
+def test_what_runs_no_sweeps_says_what_does() -> None:
+    with pytest.raises(UserError) as fault:
+        load_config(CONFIGS / "beta_sweep.yaml")
+    assert str(fault.value) == (
+        f"config key sweep in {CONFIGS / 'beta_sweep.yaml'} makes the study a sweep: run it with "
+        "`rsgrpo sweep run FILE`, or take that branch out"
+    )
 
 
 def test_the_sweeps_show_each_sampler_pruner_and_kind_of_objective() -> None:

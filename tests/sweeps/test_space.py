@@ -108,6 +108,7 @@ def brute_force(sweep: SweepConfig) -> set[str]:
     return {keyed({k: v for k, v in full.items() if there(k, full)}) for full in assignments}
 
 
+@settings(deadline=None)
 @given(spaces(free=False))
 def test_a_grid_is_every_assignment_without_the_keys_that_do_not_exist(sweep: SweepConfig) -> None:
     points = [keyed(point) for point in grid_points(sweep)]
@@ -179,6 +180,7 @@ def test_an_enqueued_point_of_a_grid_comes_back_as_it_was(sweep: SweepConfig) ->
             assert suggest(study.ask(), sweep) == point
 
 
+@settings(deadline=None)
 @given(spaces(free=True))
 def test_a_sweep_survives_the_way_through_json(sweep: SweepConfig) -> None:
     again = SweepConfig.model_validate_json(sweep.model_dump_json())

@@ -147,6 +147,18 @@ def test_importance_needs_four_complete_trials(opened: Opened) -> None:
     assert "from 5 complete trials" in _run("importance").stderr
 
 
+def test_an_objective_that_never_changes_has_no_importances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "worker.yaml").write_text("roots: {default: root}")
+    opened = made(tmp_path)
+    for beta in (0.0, 2.0, 4.0, 8.0):
+        complete(opened, {"training.risk_beta": beta}, {0: GOOD, 1: GOOD})
+    assert [row["importance"] for row in _json("importance")] == [None]
+    assert "pass_at_2 is the same in all of them" in _run("importance").stderr
+
+
 def test_export_has_every_seed_and_attribute_and_no_answers(opened: Opened, tmp_path: Path) -> None:
     for ending in ("csv", "json", "parquet"):
         assert _run("export", "-o", f"all.{ending}").exit_code == 0
