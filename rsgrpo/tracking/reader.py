@@ -221,13 +221,13 @@ def _columns(table: Any, schema: Any) -> list[Any]:
 def _explained(uri: str) -> Iterator[None]:
     """Turn a fault of MLflow, its server or its database into one sentence."""
     from mlflow.exceptions import MlflowException, RestException
-    from requests import RequestException
+    from requests import HTTPError, RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as fault:
-        if uri.startswith("http") and not isinstance(fault, RestException):
+        if uri.startswith("http") and not isinstance(fault, (RestException, HTTPError)):
             raise UserError(
                 f"the MLflow server at {uri} does not answer: start it or name another store"
             ) from fault

@@ -18,6 +18,7 @@ import pytest
 
 from rsgrpo.errors import UserError
 from rsgrpo.tracking import sender
+from rsgrpo.tracking.journal import record_dataset
 from rsgrpo.tracking.sender import ended_file, main, sync
 from rsgrpo.tracking.spool import Spool
 from rsgrpo.tracking.texts import CUT_MARKER
@@ -173,6 +174,33 @@ def test_the_data_set_is_an_input_of_the_run(root: Path) -> None:
     (entry,) = runs(root)["a-trial"].inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("countdown/train", "f" * 36)
     assert json.loads(entry.dataset.profile) == {"num_rows": 1200, "digest": "f" * 64}
+
+
+def test_each_prepared_file_is_an_input_that_says_what_it_is_for(
+    root: Path, tmp_path: Path
+) -> None:
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    names = ("train.jsonl", "corpus.jsonl", "test/countdown.jsonl", "benchmarks/aime24.jsonl")
+    identity = {name: {"sha256": f"{i}" * 64, "rows": 10 + i} for i, name in enumerate(names)}
+    (prepared / "dataset.json").write_text(json.dumps(identity))
+    with Spool(root / "spool.jsonl", "r") as spool:
+        spool.start("r", "demo")
+        record_dataset(spool, prepared)
+        spool.dataset("own", "abc", 1, "of an earlier version")
+    for _ in range(2):
+        sync(root)
+        (root / ".sync.json").unlink()
+    inputs = runs(root)["r"].inputs.dataset_inputs
+    contexts = {i.dataset.name: [(t.key, t.value) for t in i.tags] for i in inputs}
+    key = "mlflow.data.context"
+    assert len(inputs) == 5 and contexts == {
+        "train.jsonl": [(key, "training")],
+        "corpus.jsonl": [(key, "pre-training")],
+        "test/countdown.jsonl": [(key, "evaluation")],
+        "benchmarks/aime24.jsonl": [(key, "evaluation")],
+        "own": [],
+    }
 
 
 def test_nothing_is_stored_twice_by_a_second_sync(root: Path, log_batch_calls: Any) -> None:
