@@ -202,6 +202,7 @@ def stop(child: Child) -> float:
     return seconds
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "processes"),
