@@ -130,7 +130,7 @@ def _run(
 
         need_prefect()
     result = run_opened(opened, execution, _sayer(quiet), max_failure_rate)
-    print_trials(opened.name, storage, None, None, Format.TABLE, True, False)
+    print_trials(opened.name, storage, None, None, Format.TABLE, True, verbose)
     _say_where(opened, storage, quiet)
     _end(opened, result)
 

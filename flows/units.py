@@ -11,10 +11,11 @@ from uuid import UUID
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture, as_completed
-from prefect.states import Cancelling, State
+from prefect.states import Cancelling
 
 from flows.run_stages import is_stopping, stop_stages
 from flows.run_trial import run_trial
@@ -167,7 +168,7 @@ def fault_of(state: State) -> str | None:
     """Return the sentence of a run that failed, None of one that did not."""
     if state.is_completed():
         return None
-    return (state.message or state.name).rpartition("UserError: ")[2]
+    return (state.message or str(state.name)).rpartition("UserError: ")[2]
 
 
 def _wait_for_worker(flow_run: UUID) -> None:

@@ -95,10 +95,10 @@ class Chaos(NamedTuple):
     def trainers(self) -> list[Trainer]:
         """Return the processes that train."""
         found = []
-        for pid in self.platform.pids("rsgrpo.stages", "-train-"):
+        for pid in self.platform.pids("rsgrpo.stages", "rs_grpo"):
             with suppress(psutil.NoSuchProcess, StopIteration):
                 words = " ".join(psutil.Process(pid).cmdline())
-                [run] = re.findall(r"/logs/(\S+)-train-\d+\.node\.json", words)
+                run = re.findall(r"/logs/(rs_grpo\S+)-[a-z]+-\d+\.node\.json", words)[0]
                 folders = (self.platform.root / "train").glob(f"{run}-{'[0-9a-f]' * 12}")
                 found.append(Trainer(pid, run, next(folders)))
         return found
@@ -283,8 +283,9 @@ def test_twelve_trials_are_complete_with_the_values_of_an_undisturbed_sweep(
 def test_no_stage_and_no_step_was_run_twice(killed: tuple[Chaos, str], undisturbed: Path) -> None:
     chaos, victim = killed
     begun = Counter(log.stem.rpartition("-")[0] for log in attempts_of(chaos.platform.root))
-    assert begun.pop(f"{victim}-score") == 2, "its trainer was killed once"
-    assert set(begun.values()) == {1}, "a stage was begun again that nobody had killed"
+    twice = {name for name, times in begun.items() if times > 1}
+    assert [name.startswith(victim) for name in twice] == [True], "what nobody had killed"
+    assert max(begun.values()) == 2, "its trainer was killed once"
     for spool in (chaos.platform.root / "train").glob("*/spool.jsonl"):
         steps = steps_in(spool)
         assert sorted(set(steps)) == list(range(1, STEPS + 1))

@@ -264,6 +264,7 @@ def rewards_of(platform: Platform) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.mark.alone
 def test_a_cancelled_flow_ends_trainer_and_children_within_10_seconds_and_leaves_a_checkpoint(
     platform: Platform,
 ) -> None:
@@ -291,6 +292,7 @@ def test_a_cancelled_flow_ends_trainer_and_children_within_10_seconds_and_leaves
     wait_until(lambda: state_of(platform, run["id"]) == "CANCELLED", 30)
 
 
+@pytest.mark.alone
 def test_ctrl_c_of_the_pipeline_verb_ends_its_units_and_leaves_their_checkpoints(
     platform: Platform, tmp_path: Path
 ) -> None:

@@ -190,6 +190,7 @@ def test_another_study_in_the_same_folder_reuses_what_they_share(
     assert names.count("train") == 2 and names.count("score") == 6 and names.count("analyse") == 2
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_ctrl_c_ends_within_5_seconds_and_leaves_no_process(
     tmp_path: Path, tiny_arguments: list[str]

@@ -109,6 +109,7 @@ def training(platform: Platform) -> list[Path]:
     ]
 
 
+@pytest.mark.alone
 def test_a_cancel_in_the_ui_ends_a_unit_and_stop_the_rest_each_within_10_seconds(
     platform: Platform, tmp_path: Path
 ) -> None:

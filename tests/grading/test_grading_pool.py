@@ -117,6 +117,7 @@ def test_the_worst_answers_end_at_the_deadline_and_the_next_is_graded(
     assert_never_hangs(rows, timeout=1.0)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_no_hostile_answer_hangs_at_the_default_timeout(hostile: list[Answer]) -> None:
     assert len(hostile) == 46

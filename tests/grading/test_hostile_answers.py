@@ -60,6 +60,7 @@ def hostile(shared_data: Path) -> list[Answer]:
     return [Answer(row["id"], "", row["answer"], 0, row["completion"]) for row in rows]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("extract", ["boxed", "full"])
 def test_hostile_answers_end_in_time_and_memory_and_leave_no_worker(

@@ -137,6 +137,7 @@ def test_after_a_kill_of_the_command_training_goes_on_in_the_same_run(
     assert trial.values == [unit_metrics(elsewhere, unit)[f"pass_at_{k}"] for k in (1, 4)]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["stop", "SIGINT", "SIGTERM"])
 def test_a_stop_ends_training_within_ten_seconds_and_leaves_a_checkpoint(

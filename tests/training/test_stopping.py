@@ -35,12 +35,16 @@ def train_into(out: Path, config: Config, base: tuple[Path, Path]) -> None:
 
 
 def recorded(out: Path) -> list[tuple[int, dict[str, float]]]:
-    """Every metric of the run that no clock decides, in the order of writing."""
+    """Every metric of the run that no clock and no machine decides, in the order of writing."""
     return [
-        (record["step"], {k: v for k, v in record["values"].items() if k not in CLOCKED})
+        (record["step"], {k: v for k, v in record["values"].items() if _is_repeated(k)})
         for record in read_spool(out / "spool.jsonl")
         if record["kind"] == "metrics"
     ]
+
+
+def _is_repeated(metric: str) -> bool:
+    return metric not in CLOCKED and not metric.startswith("system/")
 
 
 def endings(out: Path) -> list[str]:
@@ -198,6 +202,7 @@ def stop(child: Child) -> float:
     return seconds
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "processes"),
