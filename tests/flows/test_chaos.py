@@ -152,14 +152,14 @@ def kill_prefect(chaos: Chaos, trainer: Trainer) -> None:
     kill_service(chaos, "prefect server start")
     assert not answers(health)
     psutil.Process(trainer.pid).resume()  # it trains on while the server is away
-    wait_until(lambda: answers(health), 60)
+    wait_until(lambda: answers(health), 120)
 
 
 def kill_mlflow(chaos: Chaos, trainer: Trainer) -> None:
     kill_service(chaos, "mlflow server")
     assert not answers(chaos.platform.mlflow + "/health")
     psutil.Process(trainer.pid).resume()
-    wait_until(lambda: answers(chaos.platform.mlflow + "/health"), 60)
+    wait_until(lambda: answers(chaos.platform.mlflow + "/health"), 120)
 
 
 def kill_postgresql(chaos: Chaos, trainer: Trainer) -> None:
@@ -173,7 +173,7 @@ def kill_the_trainer(chaos: Chaos, trainer: Trainer) -> None:
     os.kill(trainer.pid, signal.SIGKILL)
 
 
-# The trainer last but one: its unit is begun again, by the command that is killed afterwards.
+# The command itself is killed last: its trainer's unit may have been begun again by then.
 KILLS: dict[str, Callable[[Chaos, Trainer], None]] = {
     "trainer": kill_the_trainer,
     "worker": kill_the_worker,
@@ -243,20 +243,29 @@ def killed(
     with postgresql_server() as storage, started_platform(folder, workers=2) as platform:
         share_base(undisturbed, platform.root)
         chaos = Chaos(platform, storage, write_sweep(folder))
-        command = chaos.start(*chaos.sweep("run", str(chaos.file)))
-        victims = {}
-        for whom, kill in KILLS.items():
-            with chaos.held_trainer() as trainer:
-                assert command.poll() is None, command.communicate()[0]
-                kill(chaos, trainer)
-                victims[whom] = trainer.run
-        with chaos.held_trainer():
-            assert command.poll() is None, command.communicate()[0]
-            command.kill()
-            command.communicate(timeout=30)
+        with chaos.start(*chaos.sweep("run", str(chaos.file))) as command:
+            try:
+                victims = kill_all(chaos, command)
+            finally:
+                command.kill()
+                command.communicate(timeout=30)
         assert len(unfinished(platform.root)) >= 2, "the kills came too late to leave work"
         platform.run(*chaos.sweep("resume"), timeout=900)
         yield chaos, victims["trainer"]
+
+
+def kill_all(chaos: Chaos, command: subprocess.Popen[str]) -> dict[str, str]:
+    """Kill everything, each while a trainer is at work, the command last; return whose trainer."""
+    victims = {}
+    for whom, kill in KILLS.items():
+        with chaos.held_trainer() as trainer:
+            assert command.poll() is None, command.communicate()[0]
+            kill(chaos, trainer)
+            victims[whom] = trainer.run
+    with chaos.held_trainer():
+        assert command.poll() is None, command.communicate()[0]
+        command.kill()
+    return victims
 
 
 def unfinished(root: Path) -> list[float]:

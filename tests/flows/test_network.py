@@ -80,7 +80,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
             platform.run(*before, *RSGRPO, "sweep", "run", str(file), "--root", root, *words)
             scores = [m for m in manifests(folder / ROOTS[root]) if m["stage"] == "score"]
             assert len(scores) == len(SWEPT[root])
-        for verb in ("status", "trials", "best", "export"):
+        for verb in ("status", "trials", "best"):
             words = ["--study-name", "alone", "--root", "alone"]
             platform.run(*before, *RSGRPO, "sweep", verb, *words)
     return folder / "calls"
