@@ -7,6 +7,8 @@ first. It may be repeated where its storage gave no answer, for the same reason.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsgrpo.errors import UserError
@@ -56,14 +58,12 @@ def claim(opened: Opened, made_with: Provenance) -> Claim | None:
     with opened.ledger.alone():
         while taken := _taken(opened, made_with):
             trial, lease = taken
-            try:
-                return _described(opened, trial, lease, made_with)
-            except UserError as refusal:
-                tell_failed(opened, trial, str(refusal), Account({}, {}, 0))
-                lease.release()
-            except BaseException:
-                lease.release()  # or this process, which lives on, would hold it for good
-                raise
+            with _given_back(lease):
+                try:
+                    return _described(opened, trial, lease, made_with)
+                except UserError as refusal:
+                    tell_failed(opened, trial, str(refusal), Account({}, {}, 0))
+            lease.release()
     return None
 
 
@@ -88,7 +88,8 @@ def _taken(opened: Opened, made_with: Provenance) -> tuple[optuna.Trial, Lease] 
         if stored.state == TrialState.RUNNING:
             lease = opened.ledger.take(trial_lease(stored.number))
             if lease is not None:
-                return optuna.Trial(opened.study, stored._trial_id), lease
+                with _given_back(lease):
+                    return optuna.Trial(opened.study, stored._trial_id), lease
     if _failure_fault(opened, trials) or not _queue(opened, trials, made_with):
         return None
     trial = opened.study.ask()
@@ -99,6 +100,16 @@ def _taken(opened: Opened, made_with: Provenance) -> tuple[optuna.Trial, Lease] 
             f"{opened.name} uses {opened.ledger.folder}; choose another --study-name"
         )
     return trial, lease
+
+
+@contextmanager
+def _given_back(lease: Lease) -> Iterator[None]:
+    """Give a lease back where the body fails: this process lives on and would hold it for good."""
+    try:
+        yield
+    except BaseException:
+        lease.release()
+        raise
 
 
 def _queue(opened: Opened, trials: list[FrozenTrial], made_with: Provenance) -> bool:
