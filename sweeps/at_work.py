@@ -142,8 +142,9 @@ class TrialAtWork:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a rung that an earlier holder has reported
                 self.claim.trial.report(self._sign * value, step)
-            self._told = step
-            if self.claim.trial.should_prune():
+            trails = self.claim.trial.should_prune()
+            self._told = step  # not before: a storage that is away here is asked again
+            if trails:
                 return f"it trails the other trials: pass@k is {value:.4g} at step {step}"
         return None
 
