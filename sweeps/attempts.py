@@ -12,7 +12,8 @@ from sweeps.units import Ending
 class Attempt(NamedTuple):
     """One attempt at a unit: who made it, when, how it ended and what it cost.
 
-    Times are seconds since 1970; `device_seconds` are wall seconds times training processes.
+    Times are seconds since 1970; `device_seconds` are wall seconds times training processes,
+    `tokens` what the unit's training has seen by then, over all of its attempts.
     """
 
     trial: int

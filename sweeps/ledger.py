@@ -106,7 +106,7 @@ class Lease:
         Args:
             ending: How it ended.
             reason: The sentence, empty where it finished.
-            tokens: What the attempt generated and trained on, where known.
+            tokens: What its training has seen so far, over all attempts, where known.
         """
         with self._ledger.alone():
             record = _Record(self._token, this_process(), self._since, self._said, time.time())
@@ -212,7 +212,7 @@ class Ledger:
         """Return why everybody, or the holder of a lease too, shall stop; None: go on."""
         for file in {self._stop_file(None), self._stop_file(name)}:
             if (found := _read_json(file)) is not None:
-                return str(found.get("reason", ""))
+                return str(found.get("reason") or "no reason was given")
         return None
 
     def clear_stop(self, name: str | None = None) -> None:
@@ -242,14 +242,10 @@ class Ledger:
         _replace(self.path_of(name), content)
 
     def _read(self, name: str) -> _Record | None:
-        path = self.path_of(name)
-        try:
-            beat = path.stat().st_mtime
-        except FileNotFoundError:
+        found = _read_json_and_time(self.path_of(name))
+        if not found or not found[0]:
             return None
-        content = _read_json(path)
-        if not content:
-            return None
+        content, beat = found
         holder = Holder(**content["holder"])
         return _Record(content["token"], holder, content["since"], content["said"], beat)
 
@@ -305,10 +301,18 @@ def _replace(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return a file's content, {} where it is damaged, None where there is none."""
+    found = _read_json_and_time(path)
+    return found[0] if found else None
+
+
+def _read_json_and_time(path: Path) -> tuple[dict[str, Any], float] | None:
+    """Return a file's content and mtime, which a network file system renews when it is opened."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            time_, text = os.fstat(file.fileno()).st_mtime, file.read()
+        content = json.loads(text)
     except FileNotFoundError:
         return None
     except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+        return {}, 0.0
+    return (content if isinstance(content, dict) else {}), time_
