@@ -133,6 +133,14 @@ class DeployedRunner:
                 self._taken[unit.name] = taken._replace(asked=taken.asked or time.monotonic())
         self._due = 0.0
 
+    def leave(self, units: Sequence[Unit]) -> None:
+        """Forget units that another coordinator has taken; their flows go on for it."""
+        for unit in units:
+            known = (self._waiting.pop(unit.name, None), self._taken.pop(unit.name, None))
+            if any(known):
+                self._ended.append(Outcome(unit, "stopped", ASKED))
+        self._due = 0.0
+
     def close(self) -> None:
         """Cancel what runs and wait until it has ended, for 10 seconds at most."""
         self._waiting.clear()

@@ -126,6 +126,10 @@ class LocalRunner:
         self._ended += [Outcome(u, "stopped") for u in self._held_up if u.name in names]
         self._held_up = [unit for unit in self._held_up if unit.name not in names]
 
+    def leave(self, units: Sequence[Unit]) -> None:
+        """End units whose trial another coordinator has taken."""
+        self.stop(units)
+
     def close(self) -> None:
         """End everything that runs, politely, within 10 seconds."""
         for running in self._running:
@@ -171,23 +175,16 @@ class LocalRunner:
         unit, node = running.unit, running.child.node
         ending = self._ending(running)
         if ending == "finished" and node.stage == "train":
-            if not running.asked:
-                self._running.append(
-                    _Running(
-                        unit,
-                        start_stage(self._root, unit.run.score, self._launch, wait=True),
-                        running.lease,
-                    )
-                )
-                return
-            ending = "stopped"
+            child = start_stage(self._root, unit.run.score, self._launch, wait=True)
+            self._running.append(_Running(unit, child, running.lease))
+            return
         reason = self._reason(running, ending)
         running.lease.end(ending, reason, run_tokens(self._root, unit))
         self._ended.append(Outcome(unit, ending, reason))
 
     def _ending(self, running: _Running) -> Ending:
         status = running.child.process.returncode
-        if status == 0:
+        if status == 0 and not (running.asked and running.child.node.stage == "train"):
             return "finished"
         if running.asked:
             return "stopped"

@@ -18,7 +18,7 @@ from rsgrpo.errors import UserError
 from sweeps.at_work import Seed, TrialAtWork, Watch
 from sweeps.claims import claim, failure_fault, is_over
 from sweeps.journal import record_end, what_is_left
-from sweeps.ledger import Lease, unit_lease
+from sweeps.ledger import unit_lease
 from sweeps.provenance import Provenance, provenance
 from sweeps.signals import Asked, listening
 from sweeps.storage import persist
@@ -107,9 +107,10 @@ class Coordinator:
         self._measure, self._watch, self._say, self._asked = measure, watch, say, asked
         self._sweep = opened.plan.sweep
         self._trials: dict[int, TrialAtWork] = {}
+        self._ended: list[Outcome] = []  # of units, not yet taken
         self._base: Mapping[str, float] = {}
         self._next_look = self._next_claim = 0.0
-        self._presence: Lease | None = None
+        self._adopts = bool(getattr(runner, "adopts", False))
         self._made_with: Provenance
 
     def presence(self) -> ExitStack:
@@ -124,9 +125,9 @@ class Coordinator:
             if reason is not None and any(held.alive for held in ledger.held()):
                 raise UserError(f"the sweep is being stopped ({reason}): wait until all have ended")
             ledger.clear_stop()
-            self._presence = ledger.take(f"sweep-{socket.gethostname()}-{os.getpid()}")
-        if self._presence:
-            stack.callback(self._presence.release)
+            presence = ledger.take(f"sweep-{socket.gethostname()}-{os.getpid()}")
+        if presence:
+            stack.callback(presence.release)
         stack.callback(self._release_all)
         return stack
 
@@ -168,8 +169,10 @@ class Coordinator:
     def _turn(self) -> bool:
         """Do whatever is due; return whether anything has happened."""
         ended = self._runner.poll()
-        for outcome in ended:
-            self._take(outcome)
+        self._ended += ended
+        while self._ended:
+            self._take(self._ended[0])
+            del self._ended[0]
         self._observe()
         over = [trial for trial in self._trials.values() if trial.is_over]
         for trial in over:
@@ -206,6 +209,9 @@ class Coordinator:
         """Stop what still runs of a trial; its reason is noted first, where it must stand."""
         assert trial.end is not None
         running = [seed.unit for seed in trial.running]
+        if trial.end.state == "abandoned":
+            self._runner.leave(running)
+            return
         if trial.end.state == "pruned" and running:
             self._persist(partial(mark_ending, trial.claim.trial, trial.end.reason))
         self._runner.stop(running)
@@ -271,8 +277,7 @@ class Coordinator:
 
         A runner that finds such a unit's worker again may begin it at any time.
         """
-        adopts = getattr(self._runner, "adopts", False)
-        return adopts or not self._opened.ledger.is_held(unit_lease(seed.unit))
+        return self._adopts or not self._opened.ledger.is_held(unit_lease(seed.unit))
 
     def _start(self, seed: Seed) -> None:
         seed.standing = "running"
@@ -289,8 +294,8 @@ class Coordinator:
         minimized = self._sweep.objectives[0].direction == "minimize"
         trial = TrialAtWork(taken, self._sweep.retries, minimized)
         self._trials[taken.number] = trial
-        if self._presence:
-            self._presence.say(trials=sorted(self._trials))
+        if trial.end and self._adopts:  # who was ending it is gone; its units may not know
+            self._runner.stop(taken.units)
         return True
 
     def _over(self) -> Result | None:
@@ -310,7 +315,8 @@ class Coordinator:
         """End every unit, its checkpoint saved; the trials stay as they are, to be gone on with."""
         running = [seed.unit for trial in self._trials.values() for seed in trial.running]
         self._runner.stop(running)
-        names, end = {unit.name for unit in running}, time.monotonic() + STOP_SECONDS
+        names = {unit.name for unit in running} - {one.unit.name for one in self._ended}
+        end = time.monotonic() + STOP_SECONDS
         while names and time.monotonic() < end:
             names -= {outcome.unit.name for outcome in self._runner.poll()}
             time.sleep(0.05)

@@ -73,5 +73,11 @@ class Runner(Protocol):
     def stop(self, units: Sequence[Unit]) -> None:
         """Ask units to save a checkpoint and end; `poll` returns them as `stopped`."""
 
+    def leave(self, units: Sequence[Unit]) -> None:
+        """Be done with units whose trial another coordinator has taken; `poll` returns `stopped`.
+
+        What runs here ends; what runs elsewhere goes on, for that coordinator finds it there.
+        """
+
     def close(self) -> None:
         """End everything that runs, politely, within 10 seconds."""

@@ -218,6 +218,22 @@ def test_a_run_that_a_killed_worker_took_along_is_dispatched_again(
     assert [outcome.ending for outcome in runner.poll()] == ["killed"]
 
 
+def test_a_unit_that_another_coordinator_has_taken_goes_on_for_it(
+    server: Server, tmp_path: Path
+) -> None:
+    first, second = runner_at(tmp_path), runner_at(tmp_path)
+    first.start(UNIT)
+    first.poll()
+    at_work(server, tmp_path)
+    second.start(UNIT)
+    assert second.poll() == []
+    first.leave([UNIT])
+    assert [outcome.ending for outcome in first.poll()] == ["stopped"]
+    first.close()
+    assert (server.cancelled, Ledger(tmp_path / "sweeps" / "study").stop_asked(LEASE)) == ([], None)
+    assert second.poll() == []
+
+
 def test_a_unit_at_work_is_stopped_through_its_lease_and_one_that_is_not_through_its_run(
     server: Server, tmp_path: Path
 ) -> None:
