@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 STORAGE = "RSGRPO_STORAGE"
 CONNECT_SECONDS = 5
+# How often, and after which pauses, a database is opened whose tables another process makes.
+MAKING_TRIES, MAKING_SECONDS = 5, 0.5
 # What a shared disk says that is away or full for a while; a file that is missing is a fault.
 AWAY = {
     errno.EIO,
@@ -33,8 +35,11 @@ AWAY = {
 }
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 
-_JOURNAL = "journal:"
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/]*@")
+_JOURNAL, _SQLITE = "journal:", "sqlite:///"
+# up to the last @, for one that holds a slash; or given after the ?, as libpq allows
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):.*@")
+_PASSWORD_OPTION = re.compile(r"(?<=[?&]password=)[^&]*", re.IGNORECASE)
+_MAKING = re.compile("already exists|unique|no such table|relation .* does not", re.IGNORECASE)
 _SCHEMES = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, journal:FILE"
 Answer = TypeVar("Answer")
 
@@ -46,7 +51,7 @@ def default_storage(root: Path) -> str:
 
 def shown(text: str) -> str:
     """Return a storage's name without its password, for screens and files."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _PASSWORD_OPTION.sub("***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def open_storage(text: str) -> BaseStorage:
@@ -66,10 +71,10 @@ def open_storage(text: str) -> BaseStorage:
     if text.startswith(_JOURNAL) or (text.endswith((".log", ".journal")) and "://" not in text):
         return _open_journal(Path(text.removeprefix(_JOURNAL)))
     try:
-        if text.startswith("sqlite:///"):
-            return _open_sqlite(text)
+        if text.startswith(_SQLITE) and text not in (_SQLITE, f"{_SQLITE}:memory:"):
+            return _made_once(lambda: _open_sqlite(text))
         if text.startswith(("postgresql://", "postgresql+psycopg://")):
-            return _open_postgresql(text)
+            return _made_once(lambda: _open_postgresql(text))
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as fault:
         raise UserError(
             f"the storage {shown(text)} does not answer ({_reason(fault)}): start it, or name "
@@ -121,6 +126,20 @@ def persist(
             return answer
 
 
+def _made_once(open_it: Callable[[], BaseStorage]) -> BaseStorage:
+    """Open a database, once more where another process was making its tables at that moment."""
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    for _ in range(MAKING_TRIES):
+        try:
+            return open_it()
+        except (IntegrityError, OperationalError, ProgrammingError) as fault:
+            if not _MAKING.search(str(fault.orig)):
+                raise
+            time.sleep(MAKING_SECONDS)
+    return open_it()
+
+
 def _reason(fault: BaseException) -> str:
     """Return the first line of what a database said, without addresses of manuals."""
     inner = fault.__cause__ if fault.__cause__ is not None else fault
@@ -133,7 +152,7 @@ def _open_sqlite(text: str) -> BaseStorage:
     from optuna.storages import RDBStorage, get_storage
     from sqlalchemy import event
 
-    Path(text.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    Path(text.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     storage = RDBStorage(text, engine_kwargs={"connect_args": {"timeout": 60}})
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()
@@ -150,16 +169,26 @@ def _write_ahead(connection: Any, record: object) -> None:
 
 def _open_postgresql(text: str) -> BaseStorage:
     from optuna.storages import RDBStorage, get_storage
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    url = re.sub("^postgresql://", "postgresql+psycopg://", text)
+    try:
+        url = make_url(re.sub("^postgresql://", "postgresql+psycopg://", text))
+    except (ValueError, ArgumentError):
+        raise UserError(
+            f"storage {shown(text)!r} is no address: write postgresql://USER:PASSWORD@HOST:PORT/"
+            "DATABASE, in the password %2F for / and %40 for @"
+        ) from None
     arguments = {
         "connect_timeout": CONNECT_SECONDS,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,  # ms: keepalives do not end a connection that has sent
     }
     options = {"pool_pre_ping": True, "pool_size": 2, "connect_args": arguments}
-    return get_storage(RDBStorage(url, engine_kwargs=options))
+    address = url.render_as_string(hide_password=False)
+    return get_storage(RDBStorage(address, engine_kwargs=options))
 
 
 def _open_journal(path: Path) -> BaseStorage:
