@@ -52,7 +52,8 @@ def create(plan: Sweep, storage: str, name: str, root: Path) -> Opened:
         root: The output root, where the ledger is kept too.
 
     Raises:
-        UserError: The name is taken by another sweep, or the storage does not answer.
+        UserError: The name is taken by another sweep, or by one with another root, or the storage
+            does not answer.
     """
     import optuna
 
@@ -79,7 +80,7 @@ def load(storage: str, name: str, root: Path | None = None) -> Opened:
         root: Where the output root lies as seen from here; where the study says by default.
 
     Raises:
-        UserError: There is no such study, or it is no sweep of ours.
+        UserError: There is no such study, it is no sweep of ours, or its root is another.
     """
     import optuna
 
@@ -177,7 +178,18 @@ def _opened(study: optuna.Study, root: Path) -> Opened:
     sweep = SweepConfig.model_validate(json.loads(attributes[SWEEP]))
     study.sampler, study.pruner = sampler_of(sweep.sampler), pruner_of(sweep.pruner)
     ledger = Ledger(ledger_folder(root, study.study_name))
+    _refuse_second_ledger(Path(attributes[ROOT]), root, study.study_name)
     return Opened(study, Sweep(config, sweep), root, ledger)
+
+
+def _refuse_second_ledger(own: Path, root: Path, name: str) -> None:
+    """Refuse a root beside the study's own: who works there would not be seen, trials run twice."""
+    there, here = ledger_folder(own, name), ledger_folder(root, name)
+    if there.is_dir() and not there.samefile(here):
+        raise UserError(
+            f"study {name!r} has its results and its ledger in {own}, and the root asked for is "
+            f"{root}: name the study's own with --root, or choose another --study-name"
+        )
 
 
 def _describe(study: optuna.Study, plan: Sweep, root: Path) -> None:
