@@ -65,6 +65,9 @@ class EmptyRunner:
     def stop(self, units: Sequence[Unit]) -> None:
         pass
 
+    def leave(self, units: Sequence[Unit]) -> None:
+        self.stop(units)
+
     def close(self) -> None:
         pass
 
@@ -79,6 +82,11 @@ def measure(unit: Unit) -> dict[str, float]:
 def run(opened: Opened, runner: EmptyRunner | None = None, say: Any = lambda line: None) -> Result:
     runner = runner or EmptyRunner(opened.root / "units")
     return run_sweep(opened, runner, measure=measure, watch=lambda unit: None, say=say)
+
+
+def states(opened: Opened) -> list[str]:
+    """The states of a study's trials in order."""
+    return [trial.state.name for trial in opened.study.trials]
 
 
 def runs_of_units(root: Path) -> dict[str, int]:

@@ -20,11 +20,11 @@ from sweeps import run as run_module
 from sweeps.config import SamplerConfig
 from sweeps.ledger import Ledger, trial_lease
 from sweeps.provenance import Provenance
-from sweeps.storage import open_storage, persist, shown
-from sweeps.study import create, extend, load, retry_failed
+from sweeps.study import create, load
+from sweeps.telling import mark_ending
 from sweeps.watch import Look, Rung
 from tests.postgresql import Postgresql
-from tests.sweeps.empty_trials import EmptyRunner, measure, plan, run, runs_of_units
+from tests.sweeps.empty_trials import EmptyRunner, measure, plan, run, runs_of_units, states
 
 FOLDER = str(Path(run_module.__file__).parent)
 MADE_WITH = Provenance("0123abc", False, "environment")
@@ -45,10 +45,6 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def points(opened: Any) -> list[dict[str, Any]]:
     return [trial.params for trial in opened.study.trials]
-
-
-def states(opened: Any) -> list[str]:
-    return [trial.state.name for trial in opened.study.trials]
 
 
 def run_until_killed(storage: str, root: Path, lines: int) -> bool:
@@ -122,32 +118,6 @@ def test_a_killed_unit_is_begun_again_as_often_as_retries_say(tmp_path: Path) ->
     assert first.user_attrs["end_reason"] == "seed 0: its process is gone (for the 2. time)"
 
 
-def test_failed_trials_are_tried_again_once_each(tmp_path: Path) -> None:
-    storage = f"sqlite:///{tmp_path / 'o.db'}"
-    opened = create(plan(3, "grid"), storage, "s", tmp_path)
-    run(opened, EmptyRunner(tmp_path / "units", [("failed", "bad weather")]))
-    assert states(opened) == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert retry_failed(opened) == [0]
-    assert retry_failed(opened) == []
-    assert run(opened).ending == "complete"
-    again = opened.study.trials[3]
-    assert (again.state, again.user_attrs["retry_of"]) == (TrialState.COMPLETE, 0)
-    assert again.params == opened.study.trials[0].params
-    assert len(opened.study.trials) == 4
-
-
-def test_a_sweep_is_made_longer(tmp_path: Path) -> None:
-    storage = f"sqlite:///{tmp_path / 'o.db'}"
-    opened = create(plan(2), storage, "s", tmp_path)
-    run(opened)
-    assert extend(opened, 3) == 5
-    run(load(storage, "s"))
-    assert states(opened) == ["COMPLETE"] * 5
-    grid = create(plan(None, "grid"), storage, "g", tmp_path)
-    with pytest.raises(UserError, match="1201 trials are asked for and the grid has 1200 points"):
-        extend(grid, 1)
-
-
 def test_where_most_trials_fail_no_further_one_is_begun(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'o.db'}"
     opened = create(plan(20, max_failure_rate=0.5), storage, "s", tmp_path)
@@ -155,16 +125,6 @@ def test_where_most_trials_fail_no_further_one_is_begun(tmp_path: Path) -> None:
     assert states(opened) == ["FAIL"] * 4
     assert result.ending == "failures"
     assert "4 of 4 ended trials have failed" in result.reason and "no disk" in result.reason
-
-
-def test_a_name_belongs_to_one_sweep(tmp_path: Path) -> None:
-    storage = f"sqlite:///{tmp_path / 'o.db'}"
-    create(plan(2), storage, "s", tmp_path)
-    create(plan(2), storage, "s", tmp_path)
-    with pytest.raises(UserError, match="is there with other settings"):
-        create(plan(2, seeds=[5]), storage, "s", tmp_path)
-    with pytest.raises(UserError, match="did you mean s"):
-        load(storage, "st")
 
 
 def test_a_storage_that_is_away_is_waited_for(tmp_path: Path) -> None:
@@ -193,39 +153,6 @@ def test_a_storage_that_is_away_is_waited_for(tmp_path: Path) -> None:
     assert faults[0] > 2
     assert states(opened) == ["COMPLETE"] * 6
     assert set(runs_of_units(tmp_path).values()) == {1}
-
-
-def test_the_user_is_told_once_that_the_storage_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.storage.time.sleep", lambda seconds: None)
-    said: list[str] = []
-    answers = iter(["away"] * 20 + ["here"])
-
-    def operation() -> str:
-        if next(answers) == "away":
-            raise optuna.exceptions.StorageInternalError("postgresql://me:secret@host/d is gone")
-        return "done"
-
-    assert persist(operation, said.append, lambda: True) == "done"
-    assert len(said) == 2 and "secret" not in said[0] and said[1] == "the storage is back"
-
-
-def test_a_torn_line_of_a_journal_is_taken_away(tmp_path: Path) -> None:
-    path = tmp_path / "o.log"
-    opened = create(plan(2), str(path), "s", tmp_path)
-    with path.open("ab") as file:
-        file.write(b'{"op_code": 4, "work')
-    run(load(str(path), "s"))
-    assert states(load(str(path), "s")) == ["COMPLETE"] * 2
-    assert opened.name == "s"
-
-
-def test_storages_are_refused_in_one_sentence_without_the_password() -> None:
-    with pytest.raises(UserError, match="unknown: give one of"):
-        open_storage("redis://host")
-    with pytest.raises(UserError) as refusal:
-        open_storage("postgresql://me:secret@127.0.0.1:9/none")
-    assert "secret" not in str(refusal.value) and "me:***@127.0.0.1:9" in str(refusal.value)
-    assert shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
 def test_a_stop_leaves_trials_that_go_on(tmp_path: Path) -> None:
@@ -416,3 +343,33 @@ def test_a_postgresql_that_is_killed_and_started_again_costs_nothing(
     away = [line for line in said if "storage" in line]
     assert len(away) == 2 and "waiting for it" in away[0] and away[1] == "the storage is back"
     assert postgresql.password not in "".join(said)
+
+
+def test_units_that_heard_of_a_stop_first_are_not_waited_for(tmp_path: Path) -> None:
+    opened = create(plan(1), f"sqlite:///{tmp_path / 'o.db'}", "s", tmp_path)
+
+    class Hearing(EmptyRunner):
+        def poll(self) -> list[Any]:
+            opened.ledger.ask_stop("")
+            return [outcome._replace(ending="stopped") for outcome in super().poll()]
+
+    began = time.monotonic()
+    result = run(opened, Hearing(tmp_path / "units"))
+    assert (result.ending, result.reason) == ("stopped", "no reason was given")
+    assert time.monotonic() - began < 5
+    assert states(opened) == ["RUNNING"]
+
+
+def test_what_still_runs_of_a_trial_that_was_being_ended_is_told(tmp_path: Path) -> None:
+    opened = create(plan(1), f"sqlite:///{tmp_path / 'o.db'}", "s", tmp_path)
+    mark_ending(opened.study.ask(), "loss is nan")
+    told: list[str] = []
+
+    class Adopting(EmptyRunner):
+        adopts = True
+
+        def stop(self, units: Any) -> None:
+            told.extend(unit.name for unit in units)
+
+    assert run(opened, Adopting(tmp_path / "units")).ending == "complete"
+    assert (states(opened), told) == (["PRUNED"], ["trial0-seed0"])
