@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -248,7 +249,8 @@ class DeployedRunner:
                 self._refuse_stopped()
                 time.sleep(POLL_SECONDS)
         except BaseException:
-            self._runs.cancel(flow_run)
+            with suppress(ServerAway):
+                self._runs.cancel(flow_run)
             raise
         if not state.is_completed():
             raise UserError(f"the base policy was not evaluated: {_sentence(state)}")
@@ -263,6 +265,7 @@ class DeployedRunner:
                 return call()
             except ServerAway as fault:
                 self._note_away(str(fault))
+                self._refuse_stopped()
                 time.sleep(POLL_SECONDS)
 
 
