@@ -180,6 +180,11 @@ class Ledger:
         said = {"trial": unit.trial, "seed": unit.seed, "processes": processes}
         return self.take(unit_lease(unit), said)
 
+    def bury(self, name: str) -> None:
+        """Take a dead holder's lease away; an attempt at a unit is recorded as killed."""
+        if self.path_of(name).exists() and (lease := self.take(name)):
+            lease.release()
+
     def is_held(self, name: str) -> bool:
         """Return whether somebody alive, perhaps this process, holds a lease."""
         record = self._read(name)

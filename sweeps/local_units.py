@@ -24,7 +24,7 @@ from rsgrpo.processes import (
 from rsgrpo.stages import REFUSED, find
 from rsgrpo.study import base_policy, base_run, prepared
 from sweeps.journal import run_tokens
-from sweeps.ledger import Lease, Ledger, unit_lease
+from sweeps.ledger import Lease, Ledger
 from sweeps.units import Ending, Outcome, StoppedError, Unit
 
 PREPARE_POLL = 0.2
@@ -96,7 +96,6 @@ class LocalRunner:
     def start(self, unit: Unit) -> None:
         """Begin a unit, or go on with it where another process left it."""
         if find(self._root, unit.run.score):
-            self._bury(unit)
             self._ended.append(Outcome(unit, "finished"))
         elif lease := self._ledger.begin(unit):
             self._begin(unit, lease)
@@ -200,11 +199,6 @@ class LocalRunner:
         except OSError as fault:
             return explain_os_error(fault)
         return "its process ended without a word"
-
-    def _bury(self, unit: Unit) -> None:
-        """Record the last attempt at a finished unit whose holder was killed before it could."""
-        if self._ledger.path_of(unit_lease(unit)).exists() and (lease := self._ledger.begin(unit)):
-            lease.release()
 
 
 def _has_refused(child: Child) -> bool:

@@ -125,6 +125,9 @@ class Coordinator:
             if reason is not None and any(held.alive for held in ledger.held()):
                 raise UserError(f"the sweep is being stopped ({reason}): wait until all have ended")
             ledger.clear_stop()
+            for held in ledger.held():
+                if held.name.startswith("sweep-"):
+                    ledger.bury(held.name)
             presence = ledger.take(f"sweep-{socket.gethostname()}-{os.getpid()}")
         if presence:
             stack.callback(presence.release)
@@ -185,6 +188,7 @@ class Coordinator:
         if outcome.ending == "stopped" and trial.end is None and self._stop_reason():
             raise _Stopping  # whoever ran it has heard of the stop first
         if outcome.ending == "finished":
+            self._opened.ledger.bury(unit_lease(outcome.unit))
             try:
                 seed.metrics = self._measure(outcome.unit)
             except UserError as fault:

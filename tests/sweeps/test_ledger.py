@@ -139,3 +139,14 @@ def test_a_stop_is_asked_of_all_or_of_one(tmp_path: Path) -> None:
     assert ledger.stop_asked("unit-9-9") == "enough"
     ledger.clear_stop()
     assert ledger.stop_asked() is None
+
+
+def test_the_lease_of_a_dead_holder_is_buried_and_one_of_the_living_is_not(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    lease = ledger.begin(UNIT)
+    ledger.bury(unit_lease(UNIT))
+    assert lease is not None and ledger.is_held(unit_lease(UNIT))
+    disguise(ledger, unit_lease(UNIT), started=this_process().started - 1)
+    ledger.bury(unit_lease(UNIT))
+    assert ledger.held() == []
+    assert [attempt.ending for attempt in ledger.attempts()] == ["killed"]
