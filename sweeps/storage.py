@@ -169,6 +169,7 @@ def _write_ahead(connection: Any, record: object) -> None:
 
 def _open_postgresql(text: str) -> BaseStorage:
     from optuna.storages import RDBStorage, get_storage
+    from sqlalchemy import event
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -188,7 +189,16 @@ def _open_postgresql(text: str) -> BaseStorage:
     }
     options = {"pool_pre_ping": True, "pool_size": 2, "connect_args": arguments}
     address = url.render_as_string(hide_password=False)
-    return get_storage(RDBStorage(address, engine_kwargs=options))
+    storage = RDBStorage(address, engine_kwargs=options)
+    event.listen(storage.engine, "connect", _let_go)
+    storage.engine.dispose()
+    return get_storage(storage)
+
+
+def _let_go(connection: Any, record: object) -> None:
+    """Have the server free what a client had locked that lost its network, not in two hours."""
+    connection.execute("SET idle_in_transaction_session_timeout = '60s'")
+    connection.commit()
 
 
 def _open_journal(path: Path) -> BaseStorage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -83,3 +84,10 @@ def test_several_may_open_a_new_storage_at_once(
         process.stdin.write("\n")
         process.stdin.flush()
     assert [process.communicate(timeout=60) for process in processes] == [("opened\n", "")] * 3
+
+
+def test_postgresql_frees_what_a_client_that_is_cut_off_had_locked(postgresql_url: str) -> None:
+    opened: Any = open_storage(postgresql_url)
+    with opened._backend.engine.connect() as connection:
+        shown_as = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar()
+    assert shown_as == "1min"
