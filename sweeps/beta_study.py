@@ -7,7 +7,7 @@ import json
 
 from rsgrpo.config import Config
 from rsgrpo.config_training import AdvantageConfig
-from sweeps.config import Objective, Parameter, SweepConfig
+from sweeps.config import Objective, Parameter, StopsConfig, SweepConfig
 from sweeps.space import Sweep
 
 BETA = "training.risk_beta"
@@ -27,6 +27,7 @@ def beta_sweep_of(config: Config) -> Sweep:
         seeds=config.study.seeds,
         objectives=tuple(Objective(metric=f"pass_at_{k}") for k in dict.fromkeys(objectives)),
         max_failure_rate=1.0,
+        stops=StopsConfig(non_finite=False),  # the study wants every run of its config, to its end
     )
     shared = config.model_copy(
         update={
