@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -27,12 +28,13 @@ from sweeps.local_units import LocalRunner
 from sweeps.units import Outcome, StoppedError, Unit
 
 ASKED = "the sweep asked for it"
+LOST = "a worker took it and nobody is at work on it: that was killed, or has another output root"
 DEPLOYMENT = "run-trial/run-trial"
 AT_ONCE = 100
 POLL_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
-# A worker that has taken a flow run and was killed before it began leaves it pending for good.
-PENDING_SECONDS = 120.0
+# A flow run that was taken and killed before it held its lease may stay as it is for good.
+UNBEGUN_SECONDS = 120.0
 # A flow whose lease is given back tells Prefect how it ended; one that cannot is not waited for.
 SILENT_SECONDS = 60.0
 
@@ -41,7 +43,8 @@ class Taken(NamedTuple):
     """A unit with its flow run.
 
     `since` is when its flow took the lease, once that was seen, `gone` when it was missed first,
-    `asked` when it was asked to stop, `pending` when a worker was first seen to have it unbegun.
+    `asked` when it was asked to stop, `unbegun` when a worker was first seen to have it while
+    nobody held its lease.
     """
 
     unit: Unit
@@ -49,7 +52,7 @@ class Taken(NamedTuple):
     since: float | None = None
     gone: float | None = None
     asked: float | None = None
-    pending: float | None = None
+    unbegun: float | None = None
 
     @property
     def leased(self) -> bool:
@@ -113,9 +116,9 @@ class DeployedRunner:
         states = self._ask()
         ended, self._ended = self._ended, []
         for name, taken in list(self._taken.items()):
-            state = states.get(taken.flow_run)
-            taken = self._taken[name] = _in_state(taken, state)
-            if outcome := self._outcome(taken, state, leases.get(unit_lease(taken.unit))):
+            state, held = states.get(taken.flow_run), leases.get(unit_lease(taken.unit))
+            taken = self._taken[name] = _in_state(taken, state, held)
+            if outcome := self._outcome(taken, state, held):
                 ended.append(outcome)
                 del self._taken[name]
         return ended
@@ -205,11 +208,11 @@ class DeployedRunner:
         return None
 
     def _lost_on_the_way(self, taken: Taken) -> Outcome | None:
-        """Return the end of a unit whose worker was killed before it began, None of any other."""
-        if taken.pending is None or time.monotonic() - taken.pending < PENDING_SECONDS:
+        """Return the end of a unit that nobody has begun for too long, None of any other."""
+        if taken.unbegun is None or time.monotonic() - taken.unbegun < UNBEGUN_SECONDS:
             return None
         self._crash(taken)
-        return Outcome(taken.unit, "killed", "its worker took it and did not begin it")
+        return Outcome(taken.unit, "killed", LOST)
 
     def _recorded(self, taken: Taken) -> Outcome | None:
         """Return how the flow itself said that its attempt ended."""
@@ -240,7 +243,8 @@ class DeployedRunner:
                 self._refuse_stopped()
                 time.sleep(POLL_SECONDS)
         except BaseException:
-            self._runs.cancel(flow_run)
+            with suppress(ServerAway):  # what ends this is the fault that counts
+                self._runs.cancel(flow_run)
             raise
         if not state.is_completed():
             raise UserError(f"the base policy was not evaluated: {_sentence(state)}")
@@ -255,6 +259,7 @@ class DeployedRunner:
                 return call()
             except ServerAway as fault:
                 self._note_away(str(fault))
+                self._refuse_stopped()
                 time.sleep(POLL_SECONDS)
 
 
@@ -264,11 +269,15 @@ def _seen(taken: Taken, held: Held | None) -> Taken:
     return taken._replace(gone=taken.gone or time.monotonic()) if taken.leased else taken
 
 
-def _in_state(taken: Taken, state: State | None) -> Taken:
-    if state is None:
-        return taken
-    pending = state.type == StateType.PENDING
-    return taken._replace(pending=(taken.pending or time.monotonic()) if pending else None)
+def _in_state(taken: Taken, state: State | None, held: Held | None) -> Taken:
+    """Note since when a worker has a unit that nobody is at work on.
+
+    While the server is away that is not known: its flow cannot begin without it.
+    """
+    waits = state is None or state.type == StateType.SCHEDULED
+    if waits or taken.leased or (held and held.alive):
+        return taken._replace(unbegun=None)
+    return taken._replace(unbegun=taken.unbegun or time.monotonic())
 
 
 def _to_cancel(taken: Taken) -> bool:

@@ -11,7 +11,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Cancelling, Crashed
@@ -44,7 +44,7 @@ class FlowRuns:
         """Begin a flow run, or find the one that was begun with this key and is not over.
 
         Asked twice with the same key, also by two processes, the server begins one run; only where
-        that is over, another is begun.
+        that is over or being cancelled, another is begun.
 
         Args:
             key: What is to be run, unique on the server.
@@ -63,7 +63,7 @@ class FlowRuns:
                     parameters=dict(parameters),
                     idempotency_key=f"{key}-{attempt}",
                 )
-                if run.state is None or not run.state.is_final():
+                if run.state is None or not _is_ending(run.state):
                     return run.id
         raise AssertionError
 
@@ -142,3 +142,8 @@ class FlowRuns:
             settings = {"timeout": REQUEST_SECONDS}
             self._client = get_client(httpx_settings=settings, sync_client=True).__enter__()
         return self._client
+
+
+def _is_ending(state: State) -> bool:
+    """Whether a run is over or will be: one being cancelled may stay so where its worker died."""
+    return state.is_final() or state.type == StateType.CANCELLING
