@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
-from flows.run_stages import finish_together, progress_of_stages, stop_stages
+from flows.run_stages import finish_together, is_stopping, progress_of_stages, stoppable
 from rsgrpo.config import Config
 from rsgrpo.config_training import Model
 from rsgrpo.errors import UserError
@@ -61,12 +62,15 @@ def _attempt(place: Place, unit: Unit, ledger: Ledger, lease: Lease) -> tuple[En
     said = "its flow run was cancelled"
     watch = Watch(ledger, lease)
     try:
-        with watch:
+        with stoppable() as watch.stop, watch:
             folder = finish_together(place, unit.run.score)
         ending, said = "finished", ""
         return ending, str(folder)
     except (UserError, OSError) as fault:
-        ending, said = ("stopped", watch.reason) if watch.reason else (_ending(fault), str(fault))
+        if watch.reason or is_stopping():
+            said = watch.reason or said
+        else:
+            ending, said = _ending(fault), str(fault)
         return ending, said
     except Exception as fault:
         ending, said = "killed", f"{type(fault).__name__}: {fault}"
@@ -101,7 +105,10 @@ class Watch(threading.Thread):
 
     Attributes:
         reason: Why it ended them; empty where it did not.
+        stop: Ends them.
     """
+
+    stop: Callable[[], None]
 
     def __init__(self, ledger: Ledger, lease: Lease) -> None:
         """Take what to look at."""
@@ -117,7 +124,7 @@ class Watch(threading.Thread):
             asked = self._ledger.stop_asked(self._lease.name)
             if self._lease.lost or asked is not None:
                 self.reason = LOST if self._lease.lost else f"stopped: {asked}"
-                stop_stages()
+                self.stop()
                 return
             if time.monotonic() - said > SAY_SECONDS:
                 self._lease.say(progress=progress_of_stages())
