@@ -20,6 +20,7 @@ from rsgrpo.processes import GoneError
 from rsgrpo.worker import Place
 from sweeps.journal import run_tokens
 from sweeps.ledger import Lease, Ledger, unit_lease
+from sweeps.study import ledger_folder
 from sweeps.units import Ending, Unit
 
 WATCH_SECONDS = 0.5
@@ -41,10 +42,16 @@ def run_unit(config: Config, place: Place, wanted: TrialUnit) -> str | State[Any
     It waits while somebody else is at work on the unit.
 
     Raises:
-        UserError: A stage refused.
+        UserError: A stage refused, or the study has no ledger here.
     """
     unit = Unit(wanted.study, wanted.trial, wanted.seed, config)
-    ledger = Ledger(place.root / "sweeps" / unit.study)
+    folder = ledger_folder(place.root, unit.study)
+    if not folder.is_dir():
+        raise UserError(
+            f"study {unit.study} has no ledger {folder}: it was deleted, or this worker's output "
+            "root is another than that of the command that runs the sweep"
+        )
+    ledger = Ledger(folder)
     lease = _wait_for_lease(ledger, unit)
     if lease is None:
         return Cancelled(message=_stopped(ledger, unit))

@@ -64,8 +64,8 @@ def test_a_unit_that_is_stopped_leaves_the_one_beside_it_alone(
 
     monkeypatch.setattr(trial_units, "finish_together", finish_together)
     monkeypatch.setattr(trial_units, "WATCH_SECONDS", 0.05)
-    place = Place(tmp_path, Launch("python", "python"), None)
-    answers: dict[int, Any] = {}
+    place = Place(tmp_path, Launch(), None)
+    ledger, answers = Ledger(tmp_path / "sweeps" / "study"), dict[int, Any]()
 
     def run(unit: Unit) -> None:
         wanted = TrialUnit(study=unit.study, trial=unit.trial, seed=unit.seed)
@@ -74,7 +74,6 @@ def test_a_unit_that_is_stopped_leaves_the_one_beside_it_alone(
     threads = [threading.Thread(target=run, args=(unit,)) for unit in UNITS]
     for thread in threads:
         thread.start()
-    ledger = Ledger(tmp_path / "sweeps" / "study")
     wait_until(lambda: all(ledger.is_held(unit_lease(unit)) for unit in UNITS), 10)
     ledger.ask_stop("it trails", unit_lease(UNITS[1]))
     threads[1].join(10)
@@ -112,3 +111,10 @@ def test_an_attempt_of_an_earlier_run_does_not_say_how_this_one_ended(
     runner.start(UNITS[0])
     runner._running[UNITS[0].name].future.end(None)
     assert runner.poll() == [Outcome(UNITS[0], "failed", "no data")]
+
+
+def test_a_unit_of_a_deleted_study_is_not_run(tmp_path: Path) -> None:
+    place, wanted = Place(tmp_path, Launch(), None), TrialUnit(study="gone", trial=0, seed=0)
+    with pytest.raises(UserError, match="study gone has no ledger"):
+        run_unit(Config(), place, wanted)
+    assert list(tmp_path.iterdir()) == []
