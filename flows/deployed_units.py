@@ -191,8 +191,8 @@ class DeployedRunner:
         over = state is not None and state.is_final()
         if not over and not taken.leased:
             return self._lost_on_the_way(taken)
-        if not over and held and held.alive:
-            return None
+        if held and held.alive and (not over or held.since == taken.since):
+            return None  # a server that missed its signs of life may say that it crashed
         if find(self._place.root, taken.unit.run.score):
             return Outcome(taken.unit, "finished")
         if outcome := self._recorded(taken):  # a flow that is ended from outside seems crashed

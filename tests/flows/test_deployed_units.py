@@ -202,6 +202,20 @@ def test_a_dead_server_is_waited_for_and_said_once_while_units_go_on(
     assert len(server.parameters) == 1
 
 
+def test_a_flow_at_work_is_awaited_though_its_server_takes_it_for_dead(
+    server: Server, tmp_path: Path
+) -> None:
+    runner = runner_at(tmp_path)
+    runner.start(UNIT)
+    runner.poll()
+    lease = at_work(server, tmp_path)
+    runner.poll()
+    server.state_of[server.only] = Crashed(message="No heartbeat for two minutes")
+    assert runner.poll() == []
+    lease.end("failed", "no space is left")
+    assert runner.poll() == [Outcome(UNIT, "failed", "no space is left")]
+
+
 def test_a_flow_that_was_killed_is_known_by_its_lease_before_the_server_knows(
     server: Server, tmp_path: Path
 ) -> None:
