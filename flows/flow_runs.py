@@ -19,6 +19,7 @@ from prefect.states import Cancelling, Crashed
 from rsgrpo.errors import UserError
 
 REQUEST_SECONDS = 10.0
+BUSY = (408, 429)
 PAGE = 200  # the most that a server returns at a time
 
 
@@ -53,7 +54,7 @@ class FlowRuns:
 
         Raises:
             ServerAway: It does not answer.
-            UserError: There is no such deployment.
+            UserError: There is no such deployment, or the server refuses.
         """
         with self._asked() as client:
             for attempt in count():
@@ -130,9 +131,14 @@ class FlowRuns:
             try:
                 yield self._connected()
             except httpx.HTTPStatusError as fault:
-                if fault.response.status_code < 500:
-                    raise
-                raise ServerAway(str(fault)) from fault
+                status = fault.response.status_code
+                if status >= 500 or status in BUSY:
+                    raise ServerAway(f"status {status}") from fault
+                raise UserError(
+                    f"the Prefect server at {self.server} refuses with status {status}: look at "
+                    "PREFECT_API_URL and its credentials, then deploy the flows again with "
+                    "`prefect deploy --all`"
+                ) from fault
             except (httpx.TransportError, OSError) as fault:
                 self.close()
                 raise ServerAway(str(fault)) from fault

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect.client.schemas.objects import State
@@ -28,6 +29,7 @@ from flows import deployed_units
 from flows.deployed_units import DeployedRunner
 from flows.flow_runs import FlowRuns, ServerAway
 from rsgrpo.config import Config
+from rsgrpo.errors import UserError
 from rsgrpo.worker import Execution
 from sweeps.ledger import Ledger, unit_lease
 from sweeps.local_units import LocalRunner
@@ -315,3 +317,25 @@ def test_a_unit_at_work_is_stopped_through_its_lease_and_one_that_is_not_through
     runner.poll()
     runner.start(UNIT)
     assert ledger.stop_asked(LEASE) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sentence"),
+    [
+        (503, ServerAway, "status 503"),
+        (429, ServerAway, "status 429"),
+        (401, UserError, "refuses with status 401: look at PREFECT_API_URL"),
+    ],
+)
+def test_a_server_that_is_busy_is_waited_for_and_one_that_refuses_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception], sentence: str
+) -> None:
+    request = httpx.Request("POST", "http://127.0.0.1:4200/api/flow_runs/filter")
+
+    def read(**words: Any) -> Any:
+        httpx.Response(status, request=request).raise_for_status()
+
+    client = SimpleNamespace(read_flow_runs=read)
+    monkeypatch.setattr(FlowRuns, "_connected", lambda self: client)
+    with pytest.raises(kind, match=sentence):
+        FlowRuns("run-trial/run-trial").states([uuid4()])
