@@ -25,6 +25,7 @@ from sweeps.units import Ending, Unit
 
 WATCH_SECONDS = 0.5
 SAY_SECONDS = 5.0
+CANCELLED = "its flow run was cancelled"
 LOST = "another process has taken its lease"
 
 
@@ -54,7 +55,7 @@ def run_unit(config: Config, place: Place, wanted: TrialUnit) -> str | State[Any
     ledger = Ledger(folder)
     lease = _wait_for_lease(ledger, unit)
     if lease is None:
-        return Cancelled(message=_stopped(ledger, unit))
+        return Cancelled(message=_stopped(ledger, unit) or CANCELLED)
     ending, reason = _attempt(place, unit, ledger, lease)
     if ending == "failed":
         raise UserError(reason)
@@ -66,7 +67,7 @@ def run_unit(config: Config, place: Place, wanted: TrialUnit) -> str | State[Any
 def _attempt(place: Place, unit: Unit, ledger: Ledger, lease: Lease) -> tuple[Ending, str]:
     """Finish a unit under its lease; return how that ended, and why or where its scores are."""
     ending: Ending = "stopped"
-    said = "its flow run was cancelled"
+    said = CANCELLED
     watch = Watch(ledger, lease)
     try:
         with stoppable() as watch.stop, watch:
@@ -94,7 +95,7 @@ def _ending(fault: Exception) -> Ending:
 
 def _wait_for_lease(ledger: Ledger, unit: Unit) -> Lease | None:
     """Return the unit's lease as soon as it is free, None where the unit shall not run."""
-    while not _stopped(ledger, unit):
+    while not (is_stopping() or _stopped(ledger, unit)):
         if lease := ledger.begin(unit):
             lease.say(flow_run=str(flow_run.id))
             return lease

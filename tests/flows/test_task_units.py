@@ -113,6 +113,16 @@ def test_an_attempt_of_an_earlier_run_does_not_say_how_this_one_ended(
     assert runner.poll() == [Outcome(UNITS[0], "failed", "no data")]
 
 
+def test_a_unit_that_waits_for_another_ends_with_its_flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Ledger(tmp_path / "sweeps" / "study").begin(UNITS[0]) is not None
+    monkeypatch.setattr(trial_units, "is_stopping", lambda: True)
+    wanted = TrialUnit(study="study", trial=0, seed=0)
+    state = run_unit(UNITS[0].config, Place(tmp_path, Launch(), None), wanted)
+    assert isinstance(state, State) and state.message == "its flow run was cancelled"
+
+
 def test_a_unit_of_a_deleted_study_is_not_run(tmp_path: Path) -> None:
     place, wanted = Place(tmp_path, Launch(), None), TrialUnit(study="gone", trial=0, seed=0)
     with pytest.raises(UserError, match="study gone has no ledger"):
