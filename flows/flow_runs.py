@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelled, Cancelling, Crashed
 
 from rsgrpo.errors import UserError
 
@@ -98,7 +98,9 @@ class FlowRuns:
         Raises:
             ServerAway: It does not answer.
         """
-        self._set(run, Crashed(message=message))
+        now = self._set(run, Crashed(message=message))
+        if now is not None and now.type == StateType.CANCELLING:  # may become nothing but this
+            self._set(run, Cancelled(message=message))
 
     def close(self) -> None:
         """Close the connection."""
@@ -106,12 +108,13 @@ class FlowRuns:
             self._client.__exit__(None, None, None)
             self._client = None
 
-    def _set(self, run: UUID, state: State) -> None:
+    def _set(self, run: UUID, state: State) -> State | None:
+        """Propose a state; return the one that the run has then, None of one that was deleted."""
         with self._asked() as client:
             try:
-                client.set_flow_run_state(run, state)
+                return client.set_flow_run_state(run, state).state
             except ObjectNotFound:
-                return  # deleted: nothing is left to be said of it
+                return None
 
     def _deployment_id(self, client: SyncPrefectClient) -> UUID:
         if self._id is None:

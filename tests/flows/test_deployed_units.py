@@ -319,6 +319,21 @@ def test_a_unit_at_work_is_stopped_through_its_lease_and_one_that_is_not_through
     assert ledger.stop_asked(LEASE) is None
 
 
+def test_a_run_that_dies_while_it_is_cancelled_holds_no_place_of_its_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proposed: list[str] = []
+
+    def propose(run: UUID, state: State[Any]) -> Any:
+        proposed.append(state.type.value)
+        return SimpleNamespace(state=state if state.is_cancelled() else Cancelling())
+
+    client = SimpleNamespace(set_flow_run_state=propose)
+    monkeypatch.setattr(FlowRuns, "_connected", lambda self: client)
+    FlowRuns("run-trial/run-trial").crash(uuid4(), "its process is gone")
+    assert proposed == ["CRASHED", "CANCELLED"]
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "sentence"),
     [
