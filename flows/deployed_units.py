@@ -30,7 +30,6 @@ from sweeps.units import Outcome, StoppedError, Unit
 ASKED = "the sweep asked for it"
 LOST = "a worker took it and nobody is at work on it: that was killed, or has another output root"
 DEPLOYMENT = "run-trial/run-trial"
-AT_ONCE = 100
 POLL_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 # A flow run that was taken and killed before it held its lease may stay as it is for good.
@@ -61,18 +60,12 @@ class Taken(NamedTuple):
 
 
 class DeployedRunner:
-    """A `Runner` whose units are taken by workers, `at_once` of them at a time."""
+    """A `Runner` whose units are taken by workers."""
 
-    def __init__(
-        self,
-        execution: Execution,
-        ledger: Ledger,
-        say: Callable[[str], None],
-        at_once: int = AT_ONCE,
-    ) -> None:
+    def __init__(self, execution: Execution, ledger: Ledger, say: Callable[[str], None]) -> None:
         """Take where and how units run, who holds which, and what takes a line for the user."""
         self.adopts = True
-        self.at_once = at_once
+        self.at_once = execution.at_once
         self._execution, self._ledger, self._say = execution, ledger, say
         self._place = resolve(execution)
         self._runs = FlowRuns(DEPLOYMENT)

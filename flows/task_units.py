@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from prefect.futures import PrefectFuture
 
+from flows.deployed_units import ASKED
 from flows.run_stages import finish, stop_stages
 from flows.units import fault_of, take_unit
 from rsgrpo.config import Config
@@ -17,7 +18,6 @@ from rsgrpo.worker import Execution, resolve
 from sweeps.ledger import Ledger, unit_lease
 from sweeps.units import Outcome, Unit
 
-ASKED = "the sweep asked for it"
 CLOSE_SECONDS = 10.0
 
 
