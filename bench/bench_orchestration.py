@@ -98,7 +98,7 @@ def _lines(units: str, root: Path, config: Config, first: float) -> list[str]:
     # before and after, so that a machine whose speed drifts treats both alike
     bare = mean((before, _bare(root, config, first + 0.75)))
     above = total / TRIALS - bare
-    parts = _parts(opened, config, spent, total, bare)
+    parts = _parts(units, opened, spent, total, bare)
     text = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
     return [
         f"orchestration: {units} a trial costs {above:.1f} s above the bare one of {bare:.1f} s "
@@ -107,20 +107,46 @@ def _lines(units: str, root: Path, config: Config, first: float) -> list[str]:
 
 
 def _parts(
-    opened: Opened, config: Config, spent: dict[str, float], total: float, bare: float
+    units: str, opened: Opened, spent: dict[str, float], total: float, bare: float
 ) -> dict[str, float]:
     """Return seconds a trial of each part; what the ledger knows tells the processes' apart."""
     attempts = opened.ledger.attempts()
     held = mean(one.ended - one.began for one in attempts)
     loop = spent["run_sweep"] / TRIALS
-    return {
+    asked_and_told = {
         "claim and ask": spent["claim"] / TRIALS,
         "told and recorded": spent["tell"] / TRIALS,
-        "from dispatch to its process at work, and from its end to the poll that sees it": loop
+    }
+    way = _way_to_the_flow(opened.name) if units == "deployments" else {}
+    known = sum(asked_and_told.values()) + sum(way.values())
+    since = "then" if way else "from dispatch"
+    return {
+        **asked_and_told,
+        **way,
+        f"{since} to its process at work, and from its end to the poll that sees it": loop
         - held
-        - (spent["claim"] + spent["tell"]) / TRIALS,
+        - known,
         "the unit's process above the bare one": held - bare,
         "MLflow shipping beside and after": total / TRIALS - loop,
+    }
+
+
+def _way_to_the_flow(study: str) -> dict[str, float]:
+    """Return the seconds until a worker has seen a flow run, and from then until its flow runs."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+
+    wanted = FlowRunFilter(name=FlowRunFilterName(like_=f"{study} trial"))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=wanted)
+        histories = [client.read_flow_run_states(run.id) for run in runs]
+    first = [
+        {state.type.value: state.timestamp.timestamp() for state in reversed(history)}
+        for history in histories
+    ]
+    return {
+        "a worker's poll": mean(one["PENDING"] - one["SCHEDULED"] for one in first),
+        "flow process and its imports": mean(one["RUNNING"] - one["PENDING"] for one in first),
     }
 
 

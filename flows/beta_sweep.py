@@ -63,7 +63,7 @@ def sweep_betas(config: Config, execution: Execution, root: Path) -> None:
 def runner_of(execution: Execution, opened: Opened) -> Runner:
     """Return what runs the units: workers, or tasks of this process."""
     if execution.units == "deployments":
-        return DeployedRunner(execution, opened.ledger, say, execution.at_once)
+        return DeployedRunner(execution, opened.ledger, say)
     return TaskRunner(execution, opened.ledger)
 
 

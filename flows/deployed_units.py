@@ -28,12 +28,12 @@ from sweeps.local_units import LocalRunner
 from sweeps.units import Outcome, StoppedError, Unit
 
 ASKED = "the sweep asked for it"
+LOST = "a worker took it and nobody is at work on it: that was killed, or has another output root"
 DEPLOYMENT = "run-trial/run-trial"
-AT_ONCE = 100
 POLL_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
-# A worker that has taken a flow run and was killed before it began leaves it pending for good.
-PENDING_SECONDS = 120.0
+# A flow run that was taken and killed before it held its lease may stay as it is for good.
+UNBEGUN_SECONDS = 120.0
 # A flow whose lease is given back tells Prefect how it ended; one that cannot is not waited for.
 SILENT_SECONDS = 60.0
 
@@ -42,7 +42,8 @@ class Taken(NamedTuple):
     """A unit with its flow run.
 
     `since` is when its flow took the lease, once that was seen, `gone` when it was missed first,
-    `asked` when it was asked to stop, `pending` when a worker was first seen to have it unbegun.
+    `asked` when it was asked to stop, `unbegun` when a worker was first seen to have it while
+    nobody held its lease.
     """
 
     unit: Unit
@@ -50,7 +51,7 @@ class Taken(NamedTuple):
     since: float | None = None
     gone: float | None = None
     asked: float | None = None
-    pending: float | None = None
+    unbegun: float | None = None
 
     @property
     def leased(self) -> bool:
@@ -59,18 +60,12 @@ class Taken(NamedTuple):
 
 
 class DeployedRunner:
-    """A `Runner` whose units are taken by workers, `at_once` of them at a time."""
+    """A `Runner` whose units are taken by workers."""
 
-    def __init__(
-        self,
-        execution: Execution,
-        ledger: Ledger,
-        say: Callable[[str], None],
-        at_once: int = AT_ONCE,
-    ) -> None:
+    def __init__(self, execution: Execution, ledger: Ledger, say: Callable[[str], None]) -> None:
         """Take where and how units run, who holds which, and what takes a line for the user."""
         self.adopts = True
-        self.at_once = at_once
+        self.at_once = execution.at_once
         self._execution, self._ledger, self._say = execution, ledger, say
         self._place = resolve(execution)
         self._runs = FlowRuns(DEPLOYMENT)
@@ -114,9 +109,9 @@ class DeployedRunner:
         states = self._ask()
         ended, self._ended = self._ended, []
         for name, taken in list(self._taken.items()):
-            state = states.get(taken.flow_run)
-            taken = self._taken[name] = _in_state(taken, state)
-            if outcome := self._outcome(taken, state, leases.get(unit_lease(taken.unit))):
+            state, held = states.get(taken.flow_run), leases.get(unit_lease(taken.unit))
+            taken = self._taken[name] = _in_state(taken, state, held)
+            if outcome := self._outcome(taken, state, held):
                 ended.append(outcome)
                 del self._taken[name]
         return ended
@@ -197,8 +192,8 @@ class DeployedRunner:
         over = state is not None and state.is_final()
         if not over and not taken.leased:
             return self._lost_on_the_way(taken)
-        if not over and held and held.alive:
-            return None
+        if held and held.alive and (not over or held.since == taken.since):
+            return None  # a server that missed its signs of life may say that it crashed
         if find(self._place.root, taken.unit.run.score):
             return Outcome(taken.unit, "finished")
         if outcome := self._recorded(taken):  # a flow that is ended from outside seems crashed
@@ -214,11 +209,11 @@ class DeployedRunner:
         return None
 
     def _lost_on_the_way(self, taken: Taken) -> Outcome | None:
-        """Return the end of a unit whose worker was killed before it began, None of any other."""
-        if taken.pending is None or time.monotonic() - taken.pending < PENDING_SECONDS:
+        """Return the end of a unit that nobody has begun for too long, None of any other."""
+        if taken.unbegun is None or time.monotonic() - taken.unbegun < UNBEGUN_SECONDS:
             return None
         self._crash(taken)
-        return Outcome(taken.unit, "killed", "its worker took it and did not begin it")
+        return Outcome(taken.unit, "killed", LOST)
 
     def _recorded(self, taken: Taken) -> Outcome | None:
         """Return how the flow itself said that its attempt ended."""
@@ -249,7 +244,7 @@ class DeployedRunner:
                 self._refuse_stopped()
                 time.sleep(POLL_SECONDS)
         except BaseException:
-            with suppress(ServerAway):
+            with suppress(ServerAway):  # what ends this is the fault that counts
                 self._runs.cancel(flow_run)
             raise
         if not state.is_completed():
@@ -275,11 +270,15 @@ def _seen(taken: Taken, held: Held | None) -> Taken:
     return taken._replace(gone=taken.gone or time.monotonic()) if taken.leased else taken
 
 
-def _in_state(taken: Taken, state: State | None) -> Taken:
-    if state is None:
-        return taken
-    pending = state.type == StateType.PENDING
-    return taken._replace(pending=(taken.pending or time.monotonic()) if pending else None)
+def _in_state(taken: Taken, state: State | None, held: Held | None) -> Taken:
+    """Note since when a worker has a unit that nobody is at work on.
+
+    While the server is away that is not known: its flow cannot begin without it.
+    """
+    waits = state is None or state.type == StateType.SCHEDULED
+    if waits or taken.leased or (held and held.alive):
+        return taken._replace(unbegun=None)
+    return taken._replace(unbegun=taken.unbegun or time.monotonic())
 
 
 def _to_cancel(taken: Taken) -> bool:

@@ -81,7 +81,7 @@ def beta_sweep(
     deployments: Deployments = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Sweep beta through Prefect as an Optuna study, resumable and extensible; then the report."""
+    """Sweep beta through Prefect as an Optuna study, then the report; what is trained is reused."""
     names = _names(root, environment, launcher, at_once, deployments)
     _run_flow("beta_sweep", config, set_, names, dry_run)
 

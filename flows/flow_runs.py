@@ -11,14 +11,15 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelled, Cancelling, Crashed
 
 from rsgrpo.errors import UserError
 
 REQUEST_SECONDS = 10.0
+BUSY = (408, 429)
 PAGE = 200  # the most that a server returns at a time
 
 
@@ -44,7 +45,7 @@ class FlowRuns:
         """Begin a flow run, or find the one that was begun with this key and is not over.
 
         Asked twice with the same key, also by two processes, the server begins one run; only where
-        that is over, another is begun.
+        that is over or being cancelled, another is begun.
 
         Args:
             key: What is to be run, unique on the server.
@@ -53,7 +54,7 @@ class FlowRuns:
 
         Raises:
             ServerAway: It does not answer.
-            UserError: There is no such deployment.
+            UserError: There is no such deployment, or the server refuses.
         """
         with self._asked() as client:
             for attempt in count():
@@ -63,7 +64,7 @@ class FlowRuns:
                     parameters=dict(parameters),
                     idempotency_key=f"{key}-{attempt}",
                 )
-                if run.state is None or not run.state.is_final():
+                if run.state is None or not _is_ending(run.state):
                     return run.id
         raise AssertionError
 
@@ -97,7 +98,9 @@ class FlowRuns:
         Raises:
             ServerAway: It does not answer.
         """
-        self._set(run, Crashed(message=message))
+        now = self._set(run, Crashed(message=message))
+        if now is not None and now.type == StateType.CANCELLING:  # may become nothing but this
+            self._set(run, Cancelled(message=message))
 
     def close(self) -> None:
         """Close the connection."""
@@ -105,12 +108,13 @@ class FlowRuns:
             self._client.__exit__(None, None, None)
             self._client = None
 
-    def _set(self, run: UUID, state: State) -> None:
+    def _set(self, run: UUID, state: State) -> State | None:
+        """Propose a state; return the one that the run has then, None of one that was deleted."""
         with self._asked() as client:
             try:
-                client.set_flow_run_state(run, state)
+                return client.set_flow_run_state(run, state).state
             except ObjectNotFound:
-                return  # deleted: nothing is left to be said of it
+                return None
 
     def _deployment_id(self, client: SyncPrefectClient) -> UUID:
         if self._id is None:
@@ -130,9 +134,14 @@ class FlowRuns:
             try:
                 yield self._connected()
             except httpx.HTTPStatusError as fault:
-                if fault.response.status_code < 500:
-                    raise
-                raise ServerAway(str(fault)) from fault
+                status = fault.response.status_code
+                if status >= 500 or status in BUSY:
+                    raise ServerAway(f"status {status}") from fault
+                raise UserError(
+                    f"the Prefect server at {self.server} refuses with status {status}: look at "
+                    "PREFECT_API_URL and its credentials, then deploy the flows again with "
+                    "`prefect deploy --all`"
+                ) from fault
             except (httpx.TransportError, OSError) as fault:
                 self.close()
                 raise ServerAway(str(fault)) from fault
@@ -142,3 +151,8 @@ class FlowRuns:
             settings = {"timeout": REQUEST_SECONDS}
             self._client = get_client(httpx_settings=settings, sync_client=True).__enter__()
         return self._client
+
+
+def _is_ending(state: State) -> bool:
+    """Whether a run is over or will be: one being cancelled may stay so where its worker died."""
+    return state.is_final() or state.type == StateType.CANCELLING

@@ -10,8 +10,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from rsgrpo.worker import Place
 POLL_SECONDS = 0.2
 
 _stopping = threading.Event()
+_stopping_here: ContextVar[threading.Event] = ContextVar("stopping_here", default=_stopping)
 _open_flows: list[Place] = []
 _watched: list[Child] = []
 _together: dict[int, Child] = {}
@@ -108,9 +110,20 @@ def stop_stages() -> None:
     _stopping.set()
 
 
+@contextmanager
+def stoppable() -> Iterator[Callable[[], None]]:
+    """Yield what ends the stages of the body, not those of units beside it in the same process."""
+    stopping = threading.Event()
+    before = _stopping_here.set(stopping)
+    try:
+        yield stopping.set
+    finally:
+        _stopping_here.reset(before)
+
+
 def is_stopping() -> bool:
-    """Return whether the flow of this process is being ended."""
-    return _stopping.is_set()
+    """Return whether the flow of this process, or this part of it, is being ended."""
+    return _stopping.is_set() or _stopping_here.get().is_set()
 
 
 def progress_of_stages() -> str:
@@ -192,15 +205,16 @@ def follow_stage(root: str, node_json: str, pid: int) -> dict[str, Any]:
     node, folder, child = node_from_json(node_json), Path(root), _together[pid]
     get_run_logger().info("%s %s begins, log %s", node.stage, node.name, child.log)
     shown = ProgressArtifact(f"{node.stage} {node.name}")
-    _watched.append(child._replace(node=node))
+    watched = child._replace(node=node)
+    _watched.append(watched)
     try:
         while (done := find(folder, node)) is None and child.process.poll() is None:
-            if _stopping.is_set():
+            if is_stopping():
                 raise UserError(f"stage {node.stage} of {node.name} was stopped")
             time.sleep(POLL_SECONDS)
-            shown.update(lambda: share_done(child._replace(node=node)))
+            shown.update(lambda: share_done(watched))
     finally:
-        _watched.pop()
+        _watched.remove(watched)
     if done is None and (done := find(folder, node)) is None:
         check(child)
     shown.end()
@@ -212,7 +226,7 @@ def _watch(child: Child) -> None:
     _watched.append(child)
     try:
         while child.process.poll() is None:
-            if _stopping.is_set():
+            if is_stopping():
                 raise UserError(f"stage {child.node.stage} of {child.node.name} was stopped")
             time.sleep(POLL_SECONDS)
             shown.update(lambda: share_done(child))

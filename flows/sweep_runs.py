@@ -160,7 +160,7 @@ def _runner(opened: Opened, execution: Execution, place: Place, say: Say) -> Run
         return LocalRunner(place.root, opened.ledger, execution.at_once, place.launch)
     from flows.deployed_units import DeployedRunner
 
-    return DeployedRunner(execution, opened.ledger, say, execution.at_once)
+    return DeployedRunner(execution, opened.ledger, say)
 
 
 def _record_end(opened: Opened, result: Result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
-from flows.run_stages import finish_together, progress_of_stages, stop_stages
+from flows.run_stages import finish_together, is_stopping, progress_of_stages, stoppable
 from rsgrpo.config import Config
 from rsgrpo.config_training import Model
 from rsgrpo.errors import UserError
@@ -19,10 +20,12 @@ from rsgrpo.processes import GoneError
 from rsgrpo.worker import Place
 from sweeps.journal import run_tokens
 from sweeps.ledger import Lease, Ledger, unit_lease
+from sweeps.study import ledger_folder
 from sweeps.units import Ending, Unit
 
 WATCH_SECONDS = 0.5
 SAY_SECONDS = 5.0
+CANCELLED = "its flow run was cancelled"
 LOST = "another process has taken its lease"
 
 
@@ -40,13 +43,19 @@ def run_unit(config: Config, place: Place, wanted: TrialUnit) -> str | State[Any
     It waits while somebody else is at work on the unit.
 
     Raises:
-        UserError: A stage refused.
+        UserError: A stage refused, or the study has no ledger here.
     """
     unit = Unit(wanted.study, wanted.trial, wanted.seed, config)
-    ledger = Ledger(place.root / "sweeps" / unit.study)
+    folder = ledger_folder(place.root, unit.study)
+    if not folder.is_dir():
+        raise UserError(
+            f"study {unit.study} has no ledger {folder}: it was deleted, or this worker's output "
+            "root is another than that of the command that runs the sweep"
+        )
+    ledger = Ledger(folder)
     lease = _wait_for_lease(ledger, unit)
     if lease is None:
-        return Cancelled(message=_stopped(ledger, unit))
+        return Cancelled(message=_stopped(ledger, unit) or CANCELLED)
     ending, reason = _attempt(place, unit, ledger, lease)
     if ending == "failed":
         raise UserError(reason)
@@ -58,15 +67,18 @@ def run_unit(config: Config, place: Place, wanted: TrialUnit) -> str | State[Any
 def _attempt(place: Place, unit: Unit, ledger: Ledger, lease: Lease) -> tuple[Ending, str]:
     """Finish a unit under its lease; return how that ended, and why or where its scores are."""
     ending: Ending = "stopped"
-    said = "its flow run was cancelled"
+    said = CANCELLED
     watch = Watch(ledger, lease)
     try:
-        with watch:
+        with stoppable() as watch.stop, watch:
             folder = finish_together(place, unit.run.score)
         ending, said = "finished", ""
         return ending, str(folder)
     except (UserError, OSError) as fault:
-        ending, said = ("stopped", watch.reason) if watch.reason else (_ending(fault), str(fault))
+        if watch.reason or is_stopping():
+            said = watch.reason or said
+        else:
+            ending, said = _ending(fault), str(fault)
         return ending, said
     except Exception as fault:
         ending, said = "killed", f"{type(fault).__name__}: {fault}"
@@ -83,7 +95,7 @@ def _ending(fault: Exception) -> Ending:
 
 def _wait_for_lease(ledger: Ledger, unit: Unit) -> Lease | None:
     """Return the unit's lease as soon as it is free, None where the unit shall not run."""
-    while not _stopped(ledger, unit):
+    while not (is_stopping() or _stopped(ledger, unit)):
         if lease := ledger.begin(unit):
             lease.say(flow_run=str(flow_run.id))
             return lease
@@ -101,7 +113,10 @@ class Watch(threading.Thread):
 
     Attributes:
         reason: Why it ended them; empty where it did not.
+        stop: Ends them.
     """
+
+    stop: Callable[[], None]
 
     def __init__(self, ledger: Ledger, lease: Lease) -> None:
         """Take what to look at."""
@@ -117,7 +132,7 @@ class Watch(threading.Thread):
             asked = self._ledger.stop_asked(self._lease.name)
             if self._lease.lost or asked is not None:
                 self.reason = LOST if self._lease.lost else f"stopped: {asked}"
-                stop_stages()
+                self.stop()
                 return
             if time.monotonic() - said > SAY_SECONDS:
                 self._lease.say(progress=progress_of_stages())

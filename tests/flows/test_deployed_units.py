@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled
+from prefect.states import (
+    Cancelled,
+    Cancelling,
+    Completed,
+    Crashed,
+    Failed,
+    Pending,
+    Running,
+    Scheduled,
+)
 
 from flows import deployed_units
 from flows.deployed_units import DeployedRunner
-from flows.flow_runs import ServerAway
+from flows.flow_runs import FlowRuns, ServerAway
 from rsgrpo.config import Config
+from rsgrpo.errors import UserError
 from rsgrpo.worker import Execution
 from sweeps.ledger import Ledger, unit_lease
-from sweeps.units import Outcome, Unit
+from sweeps.local_units import LocalRunner
+from sweeps.units import Outcome, StoppedError, Unit
 
 
 class Server:
@@ -190,6 +204,20 @@ def test_a_dead_server_is_waited_for_and_said_once_while_units_go_on(
     assert len(server.parameters) == 1
 
 
+def test_a_flow_at_work_is_awaited_though_its_server_takes_it_for_dead(
+    server: Server, tmp_path: Path
+) -> None:
+    runner = runner_at(tmp_path)
+    runner.start(UNIT)
+    runner.poll()
+    lease = at_work(server, tmp_path)
+    runner.poll()
+    server.state_of[server.only] = Crashed(message="No heartbeat for two minutes")
+    assert runner.poll() == []
+    lease.end("failed", "no space is left")
+    assert runner.poll() == [Outcome(UNIT, "failed", "no space is left")]
+
+
 def test_a_flow_that_was_killed_is_known_by_its_lease_before_the_server_knows(
     server: Server, tmp_path: Path
 ) -> None:
@@ -206,15 +234,16 @@ def test_a_flow_that_was_killed_is_known_by_its_lease_before_the_server_knows(
     assert server.crashed == [server.only]
 
 
-def test_a_run_that_a_killed_worker_took_along_is_dispatched_again(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [Pending(), Running(), Cancelling()])
+def test_a_run_that_was_taken_and_killed_before_it_held_its_lease_is_dispatched_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State[Any]
 ) -> None:
     runner = runner_at(tmp_path)
     runner.start(UNIT)
     runner.poll()
-    server.state_of[server.only] = Pending()
+    server.state_of[server.only] = state
     assert runner.poll() == []
-    monkeypatch.setattr(deployed_units, "PENDING_SECONDS", 0.0)
+    monkeypatch.setattr(deployed_units, "UNBEGUN_SECONDS", 0.0)
     assert [outcome.ending for outcome in runner.poll()] == ["killed"]
 
 
@@ -232,6 +261,58 @@ def test_a_unit_that_another_coordinator_has_taken_goes_on_for_it(
     first.close()
     assert (server.cancelled, Ledger(tmp_path / "sweeps" / "study").stop_asked(LEASE)) == ([], None)
     assert second.poll() == []
+
+
+def test_a_run_is_not_given_up_for_what_its_server_or_another_run_of_its_unit_takes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployed_units, "UNBEGUN_SECONDS", 0.05)
+    runner = runner_at(tmp_path)
+    runner.start(UNIT)
+    runner.poll()
+    server.state_of[server.only] = Pending()
+    runner.poll()
+    server.away = True
+    time.sleep(0.06)
+    assert runner.poll() == []
+    server.away = False
+    assert runner.poll() == []
+    other = Ledger(tmp_path / "sweeps" / "study").begin(UNIT)
+    assert other is not None
+    server.state_of[server.only] = Running()
+    time.sleep(0.06)
+    assert runner.poll() == []
+
+
+def test_a_stop_is_heard_while_the_base_waits_for_a_server_that_is_away(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalRunner, "prepare", lambda *words, **options: None)
+    runner, states = runner_at(tmp_path), server.states
+
+    def goes_away(runs: Sequence[UUID]) -> dict[UUID, State[Any]]:
+        server.away = True
+        Ledger(tmp_path / "sweeps" / "study").ask_stop("sweep stop")
+        return states(runs)
+
+    monkeypatch.setattr(server, "states", goes_away)
+    with pytest.raises(StoppedError, match="sweep stop"):
+        runner.prepare(Config(), evaluate_base=True)
+
+
+def test_a_run_that_is_being_cancelled_is_not_found_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = [Cancelled(), Cancelling(), Running()]
+
+    def create(deployment: UUID, idempotency_key: str, **words: Any) -> Any:
+        number = int(idempotency_key.rpartition("-")[2])
+        return SimpleNamespace(id=number, state=states[number])
+
+    client = SimpleNamespace(create_flow_run_from_deployment=create)
+    monkeypatch.setattr(FlowRuns, "_connected", lambda self: client)
+    monkeypatch.setattr(FlowRuns, "_deployment_id", lambda self, client: uuid4())
+    assert FlowRuns("run-trial/run-trial").begin("key", "name", {}) == 2
 
 
 def test_a_unit_at_work_is_stopped_through_its_lease_and_one_that_is_not_through_its_run(
@@ -252,3 +333,40 @@ def test_a_unit_at_work_is_stopped_through_its_lease_and_one_that_is_not_through
     runner.poll()
     runner.start(UNIT)
     assert ledger.stop_asked(LEASE) is None
+
+
+def test_a_run_that_dies_while_it_is_cancelled_holds_no_place_of_its_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proposed: list[str] = []
+
+    def propose(run: UUID, state: State[Any]) -> Any:
+        proposed.append(state.type.value)
+        return SimpleNamespace(state=state if state.is_cancelled() else Cancelling())
+
+    client = SimpleNamespace(set_flow_run_state=propose)
+    monkeypatch.setattr(FlowRuns, "_connected", lambda self: client)
+    FlowRuns("run-trial/run-trial").crash(uuid4(), "its process is gone")
+    assert proposed == ["CRASHED", "CANCELLED"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sentence"),
+    [
+        (503, ServerAway, "status 503"),
+        (429, ServerAway, "status 429"),
+        (401, UserError, "refuses with status 401: look at PREFECT_API_URL"),
+    ],
+)
+def test_a_server_that_is_busy_is_waited_for_and_one_that_refuses_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception], sentence: str
+) -> None:
+    request = httpx.Request("POST", "http://127.0.0.1:4200/api/flow_runs/filter")
+
+    def read(**words: Any) -> Any:
+        httpx.Response(status, request=request).raise_for_status()
+
+    client = SimpleNamespace(read_flow_runs=read)
+    monkeypatch.setattr(FlowRuns, "_connected", lambda self: client)
+    with pytest.raises(kind, match=sentence):
+        FlowRuns("run-trial/run-trial").states([uuid4()])
