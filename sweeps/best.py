@@ -147,7 +147,7 @@ def _front(feasible: Sequence[FrozenTrial], scored: dict[int, Scored], plan: Swe
     front = pareto_front(feasible, plan.sweep.objectives)
     neighbours = list(pairwise(front))
     pairs = [(scored[a], scored[b], name) for a, b in neighbours for name in names]
-    compared = compare_trials(pairs, plan.config, math.comb(len(front), 2) * len(names))
+    compared = compare_trials(pairs, plan.config, math.comb(len(feasible), 2) * len(names))
     values = [trial_value(scored[number], name, plan.config) for number in front for name in names]
     which = f"trials {_listed(front)} are" if len(front) > 1 else f"trial {front[0]} is"
     sentences = [f"of {len(feasible)} trials {which} beaten by no other in {' and '.join(names)}"]
@@ -265,9 +265,11 @@ def _told_apart(compared: Sequence[Comparison]) -> list[str]:
 def _neighbours(pair: tuple[int, int], compared: Sequence[Comparison]) -> str:
     of_pair = [c for c in compared if (c.trial, c.other) == pair]
     apart = [c.metric for c in of_pair if c.apart]
-    alike = [c.metric for c in of_pair if not c.apart]
+    alike = [c.metric for c in of_pair if c.apart is False]
+    untested = [c.metric for c in of_pair if c.apart is None]
     parts = [f"can be told apart in {' and '.join(apart)}"] if apart else []
     parts += [f"cannot be told apart in {' and '.join(alike)}"] if alike else []
+    parts += [f"need two seeds to be compared in {' and '.join(untested)}"] if untested else []
     return f"trials {pair[0]} and {pair[1]} {' and '.join(parts)}"
 
 

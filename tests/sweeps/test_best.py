@@ -171,6 +171,30 @@ def test_neighbours_on_a_front_are_compared_in_each_objective(tmp_path: Path) ->
     ]
 
 
+def test_a_front_of_one_seed_says_what_it_cannot_compare(tmp_path: Path) -> None:
+    sought = ["pass_at_2", {"metric": "training/entropy", "direction": "minimize"}]
+    opened = made(tmp_path, seeds=[0], objectives=sought)
+    for beta, given, entropy in ((0.0, GOOD, 2.0), (2.0, POOR, 1.0)):
+        logged = {0: {"training/entropy": entropy}}
+        complete(opened, {"training.risk_beta": beta}, {0: given}, further=logged)
+    assert _best(opened).sentences[1:] == [
+        "trials 0 and 1 can be told apart in pass_at_2 and need two seeds to be compared in "
+        "training/entropy"
+    ]
+
+
+def test_a_front_is_corrected_for_all_that_it_was_chosen_from(tmp_path: Path) -> None:
+    opened = made(tmp_path, objectives=["aime/pass_at_2", "math/pass_at_2"])
+    good, poor = "cccc cccc cccx cccc cccc", "xxxx xxxc xxxx xxxx xxxx"
+    for beta, given in ((0.0, (good, poor)), (2.0, (poor, good)), (4.0, (poor, poor))):
+        complete(opened, {"training.risk_beta": beta}, {s: answers(*given) for s in (0, 1)})
+    first, second = _best(opened).comparisons
+    assert (first.trial, first.other) == (0, 1)
+    p, other = sorted((first.p_value, second.p_value))
+    raised = sorted((first.p_holm, second.p_holm))  # three pairs of trials, in two objectives
+    assert raised == pytest.approx([6 * p, max(6 * p, 5 * other)])
+
+
 @pytest.mark.parametrize("directions", list(product(["maximize", "minimize"], repeat=2)))
 def test_the_front_is_optunas(directions: tuple[str, str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -145,6 +146,27 @@ def test_importance_needs_four_complete_trials(opened: Opened) -> None:
     assert rows[0]["importance"] == pytest.approx(1)
     assert rows[0]["n_trials"] == 5
     assert "from 5 complete trials" in _run("importance").stderr
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_importance_is_of_what_makes_trials_good(
+    direction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "worker.yaml").write_text("roots: {default: root}")
+    beta, rate = "training.risk_beta", "training.learning_rate"
+    space = {beta: {"values": [0, 2, 4, 8]}, rate: {"values": [1e-5, 1e-4, 1e-3, 1e-2]}}
+    sought = {"metric": "training/entropy", "direction": direction}
+    opened = made(tmp_path, space=space, seeds=[0], objectives=[sought])
+    better = 1.0 if direction == "maximize" else -1.0
+    for at, step in itertools.product([0, 2, 4, 8], space[rate]["values"]):
+        # beta alone makes a trial the best; among the others the rate alone makes it the worst
+        value = better * (9 if at == 8 else -9 if step == 1e-5 else 0)
+        logged = {0: {"training/entropy": value}}
+        complete(opened, {beta: at, rate: step}, {0: GOOD}, further=logged)
+    first, second = _json("importance")
+    assert (first["key"], second["key"]) == (beta, rate)
+    assert first["importance"] > 0.9
 
 
 def test_an_objective_that_never_changes_has_no_importances(
