@@ -34,7 +34,8 @@ AWAY = {
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 
 _JOURNAL = "journal:"
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/]*@")
+# As SQLAlchemy reads it, which takes a slash for part of a password; or as an option of the driver.
+_PASSWORD = re.compile(r"((?<=://)[^/@:\s]*:)\S+(?=@)|((?<=[?&]password=))[^&\s]+")
 _SCHEMES = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, journal:FILE"
 Answer = TypeVar("Answer")
 
@@ -46,7 +47,7 @@ def default_storage(root: Path) -> str:
 
 def shown(text: str) -> str:
     """Return a storage's name without its password, for screens and files."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _PASSWORD.sub(r"\1\2***", text)
 
 
 def open_storage(text: str) -> BaseStorage:
