@@ -234,6 +234,17 @@ def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
     assert other.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["my sweep", "it's", "a/b", "..", ".hidden", "two\nlines", "a\n"])
+def test_a_name_that_trials_could_not_have_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep_file(tmp_path)
+    refused = _refused("create", "sweep.yaml", "--study-name", name, "--storage", "sqlite:///x.db")
+    assert refused.startswith(f"study name {name!r} cannot be a folder's: use letters, digits")
+    assert not (tmp_path / "x.db").exists()
+
+
 def test_create_twice_is_one_study_and_other_settings_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
