@@ -34,8 +34,8 @@ AWAY = {
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 
 _JOURNAL = "journal:"
-# As SQLAlchemy reads it, which takes a slash for part of a password; or as an option of the driver.
-_PASSWORD = re.compile(r"((?<=://)[^/@:\s]*:)\S+(?=@)|((?<=[?&]password=))[^&\s]+")
+# As SQLAlchemy reads it, which takes slashes and blanks for part of it; or as an option of the driver.
+_PASSWORD = re.compile(r"((?<=://)[^/@:\s]*:).+(?=@)|((?<=[?&]password=))[^&\s]+")
 _SCHEMES = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, journal:FILE"
 Answer = TypeVar("Answer")
 

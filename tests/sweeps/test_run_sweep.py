@@ -226,7 +226,7 @@ def test_storages_are_refused_in_one_sentence_without_the_password() -> None:
         open_storage("postgresql://me:secret@127.0.0.1:9/none")
     assert "secret" not in str(refusal.value) and "me:***@127.0.0.1:9" in str(refusal.value)
     assert shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
-    for secret in ("pa/ss", "p@ss", "p:s/s@t"):
+    for secret in ("pa/ss", "p@ss", "p:s/s@t", "p a"):
         assert shown(f"postgresql://me:{secret}@host/db") == "postgresql://me:***@host/db"
     assert shown("postgresql://host/db?user=me&password=s3/cret&port=1") == (
         "postgresql://host/db?user=me&password=***&port=1"

@@ -198,6 +198,7 @@ def test_export_has_every_seed_and_attribute_and_no_answers(opened: Opened, tmp_
     assert table[2]["values.pass_at_2"] is None
     assert "cccc" not in (tmp_path / "all.json").read_text()
     assert "ends in none of .csv, .json, .parquet" in _refused("export", "-o", "all.xlsx")
+    assert "the folder of no/all.parquet does not" in _refused("export", "-o", "no/all.parquet")
 
 
 def test_an_unknown_study_is_told_with_the_nearest_name(opened: Opened) -> None:
