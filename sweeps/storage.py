@@ -34,7 +34,7 @@ AWAY = {
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 
 _JOURNAL = "journal:"
-# As SQLAlchemy reads it, which takes slashes and blanks for part of it; or as an option of the driver.
+# As SQLAlchemy reads it, with slashes and blanks in it, or as an option of the driver.
 _PASSWORD = re.compile(r"((?<=://)[^/@:\s]*:).+(?=@)|((?<=[?&]password=))[^&\s]+")
 _SCHEMES = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, journal:FILE"
 Answer = TypeVar("Answer")
