@@ -80,7 +80,7 @@ def load(storage: str, name: str, root: Path | None = None) -> Opened:
         root: Where the output root lies as seen from here; where the study says by default.
 
     Raises:
-        UserError: There is no such study, or it is no sweep of ours.
+        UserError: There is no such study, it is no sweep of ours, or its output root is not here.
     """
     import optuna
 
@@ -95,7 +95,13 @@ def load(storage: str, name: str, root: Path | None = None) -> Opened:
             f"study {name!r} in {shown(storage)} lacks {', '.join(sorted(missing))}: it is no "
             "sweep of rsgrpo, or its creation was interrupted; run `rsgrpo sweep create` again"
         )
-    return _opened(study, root or Path(attributes[ROOT]))
+    root = root or Path(attributes[ROOT])
+    if not root.is_dir():  # a ledger made anew would say that nobody works on it
+        raise UserError(
+            f"the results of study {name!r} lie in {root}, which is not here: mount it, or name "
+            "the root that is the same folder here with --root"
+        )
+    return _opened(study, root)
 
 
 def ledger_folder(root: Path, name: str) -> Path:

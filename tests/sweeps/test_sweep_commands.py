@@ -224,6 +224,20 @@ def test_looking_makes_no_storage(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_study_whose_root_is_elsewhere_is_not_said_to_rest(
+    opened: Opened, tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'moved.db'}"
+    _run("create", "sweep.yaml", "--study-name", "other", "--storage", storage)
+    opened.root.rename(tmp_path / "mounted")
+    for verb in ("status", "stop", "trials"):
+        refused = _refused(verb, "--storage", storage)
+        assert refused.startswith(f"the results of study 'other' lie in {opened.root}, which is")
+    assert not opened.root.exists()
+    (tmp_path / "worker.yaml").write_text("roots: {default: root, here: mounted}")
+    assert _run("status", "--storage", storage, "--root", "here").exit_code == 0
+
+
 def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
     import sqlite3
 
