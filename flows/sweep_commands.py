@@ -106,10 +106,11 @@ def resume(
     execution = _execution(root, environment, launcher, workers, deployment)
     place_of(opened, execution)
     say = _sayer(quiet)
-    if failed:
-        say(f"failed trials that are tried again: {retry_failed(opened) or 'none'}")
-    if extend:
+    if extend:  # first, for it may be refused
         say(f"study {opened.name} shall have {make_longer(opened, extend)} trials")
+    if failed:
+        again = ", ".join(map(str, retry_failed(opened)))
+        say(f"failed trials that are tried again: {again or 'none'}")
     _run(opened, execution, named_storage(storage, root), max_failure_rate, quiet, verbose)
 
 

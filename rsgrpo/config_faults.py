@@ -30,8 +30,9 @@ def fault_sentence(fault: ValidationError, tree: type[BaseModel], layers: Sequen
 
 
 def _without_union_tags(loc: tuple[int | str, ...]) -> list[str]:
-    """Drop the branch of the union that pydantic names after `risk_beta`."""
-    return [str(p) for i, p in enumerate(loc) if i == 0 or loc[i - 1] != "risk_beta"]
+    """Drop the branch of a union that pydantic names: after `risk_beta`, or a kind of number."""
+    named = loc[:-1] if loc[-1:] in (("int",), ("float",)) else loc
+    return [str(p) for i, p in enumerate(named) if i == 0 or named[i - 1] != "risk_beta"]
 
 
 def _siblings(tree: type[BaseModel], where: Sequence[str]) -> list[str]:

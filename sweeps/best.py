@@ -118,8 +118,9 @@ def compare_trials(
             theirs: the p-values are corrected for it.
     """
     asked = list(pairs)
-    found = [_difference(first, second, name, config) for first, second, name in asked]
-    p_values = [_p_value(d, config.evaluation.resamples) for d in found]
+    tested = [_difference(first, second, name, config) for first, second, name in asked]
+    found = [difference for difference, _ in tested]
+    p_values = [_p_value(d, config.evaluation.resamples, least) for d, least in tested]
     corrected = holm([*p_values, *[1.0] * (family - len(asked))])
     return [
         Comparison(first.number, second.number, name, *_bounds(d), p, float(raised), _apart(raised))
@@ -147,7 +148,7 @@ def _front(feasible: Sequence[FrozenTrial], scored: dict[int, Scored], plan: Swe
     front = pareto_front(feasible, plan.sweep.objectives)
     neighbours = list(pairwise(front))
     pairs = [(scored[a], scored[b], name) for a, b in neighbours for name in names]
-    compared = compare_trials(pairs, plan.config, math.comb(len(front), 2) * len(names))
+    compared = compare_trials(pairs, plan.config, math.comb(len(feasible), 2) * len(names))
     values = [trial_value(scored[number], name, plan.config) for number in front for name in names]
     which = f"trials {_listed(front)} are" if len(front) > 1 else f"trial {front[0]} is"
     sentences = [f"of {len(feasible)} trials {which} beaten by no other in {' and '.join(names)}"]
@@ -189,19 +190,27 @@ def _beats(first: Sequence[float], second: Sequence[float]) -> bool:
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
-def _difference(first: Scored, second: Scored, name: str, config: Config) -> Difference:
+def _difference(
+    first: Scored, second: Scored, name: str, config: Config
+) -> tuple[Difference, float]:
+    """Return a difference, and the least p-value that so many prompts or seeds can give.
+
+    That of an exact test: each prompt's difference could have had the other sign, or each seed
+    could have been the other trial's. Resamples and tails know no such limit.
+    """
     resamples, seed = config.evaluation.resamples, config.evaluation.seed
     one, other = (prompt_values(scored, name, config) for scored in (first, second))
     if one and other and one.names == other.names:
-        return paired_difference(
+        found = paired_difference(
             one.of_seeds, other.of_seeds, one.benchmarks_P, resamples=resamples, seed=seed
         )
+        return found, 2.0 ** (1 - len(one.names))
     sides = _seeds_alone(first, name), _seeds_alone(second, name)
     found = paired_difference(*sides, resamples=resamples, seed=seed)
     if min(map(len, sides)) > 1:
-        return found
+        return found, 2 / math.comb(sum(map(len, sides)), len(sides[0]))
     nothing = np.array([math.nan])
-    return Difference(found.difference_K, nothing, nothing, nothing)
+    return Difference(found.difference_K, nothing, nothing, nothing), 0.0
 
 
 def _seeds_alone(scored: Scored, name: str) -> list[Array]:
@@ -209,17 +218,17 @@ def _seeds_alone(scored: Scored, name: str) -> list[Array]:
     return [np.array([[metrics[name]]]) for metrics in scored.metrics_by_seed.values()]
 
 
-def _p_value(found: Difference, resamples: int) -> float:
+def _p_value(found: Difference, resamples: int, least: float) -> float:
     """Return the p-value, of the normal tail where no resample is on the other side of 0.
 
     The bootstrap's own is never below 2 / (resamples + 1), too much for a correction for hundreds
-    of trials.
+    of trials. None is below `least`; NaN is no test.
     """
     difference, low, high, p_value = (float(column[0]) for column in found)
-    if p_value > 2.5 / (resamples + 1) or not high > low:
-        return p_value
-    deviations = abs(difference) / (high - low) * 2 * _HALF_WIDTHS
-    return min(p_value, math.erfc(deviations / math.sqrt(2)))
+    if p_value <= 2.5 / (resamples + 1) and high > low:
+        deviations = abs(difference) / (high - low) * 2 * _HALF_WIDTHS
+        p_value = min(p_value, math.erfc(deviations / math.sqrt(2)))
+    return p_value if math.isnan(p_value) else max(p_value, least)
 
 
 def _bounds(found: Difference) -> tuple[float, float, float]:
@@ -265,9 +274,11 @@ def _told_apart(compared: Sequence[Comparison]) -> list[str]:
 def _neighbours(pair: tuple[int, int], compared: Sequence[Comparison]) -> str:
     of_pair = [c for c in compared if (c.trial, c.other) == pair]
     apart = [c.metric for c in of_pair if c.apart]
-    alike = [c.metric for c in of_pair if not c.apart]
+    alike = [c.metric for c in of_pair if c.apart is False]
+    untested = [c.metric for c in of_pair if c.apart is None]
     parts = [f"can be told apart in {' and '.join(apart)}"] if apart else []
     parts += [f"cannot be told apart in {' and '.join(alike)}"] if alike else []
+    parts += [f"need two seeds to be compared in {' and '.join(untested)}"] if untested else []
     return f"trials {pair[0]} and {pair[1]} {' and '.join(parts)}"
 
 

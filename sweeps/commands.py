@@ -228,9 +228,11 @@ def stop(
     root: RootName = None,
     reason: Annotated[str, typer.Option(help="Why, for those who look later.")] = "sweep stop",
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Have all who work on a study save a checkpoint and end; resume goes on from there."""
     opened = open_study(study_name, storage, root)
+    _say_where(opened, not verbose)
     working = _alive(opened.ledger)
     if not working:
         typer.echo(f"nobody works on study {opened.name}: there is nothing to stop")
@@ -252,13 +254,15 @@ def delete(
     study_name: StudyName = None,
     storage: Storage = None,
     root: RootName = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Take a study and its ledger away; what its trials have made stays in the output root."""
     import optuna
 
     opened = open_study(study_name, storage, root)
+    _say_where(opened, not verbose)
     number = len(opened.study.get_trials(deepcopy=False))
     if not yes:
         typer.confirm(f"delete study {opened.name} with {number} trials?", abort=True, err=True)

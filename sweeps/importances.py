@@ -13,7 +13,7 @@ FEWEST = 4
 
 
 class Importance(NamedTuple):
-    """A key's share of the importance for an objective; the shares of one objective sum to 1.
+    """A key's share of what parts the best tenth of the trials from all; shares sum to 1.
 
     `n_trials` is the number of complete trials that it is computed from. An objective that has the
     same value in all of them has no importances: they are NaN.
@@ -41,12 +41,13 @@ def importances(opened: Opened) -> list[Importance]:
         )
     rows: list[Importance] = []
     for at, objective in enumerate(opened.plan.sweep.objectives):
+        sign = -1 if objective.direction == "maximize" else 1  # the lowest targets are its best
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = get_param_importances(
                 opened.study,
                 evaluator=PedAnovaImportanceEvaluator(),
-                target=lambda trial, at=at: trial.values[at],  # type: ignore[misc]
+                target=lambda trial, at=at, sign=sign: sign * trial.values[at],  # type: ignore[misc]
             )
         varies = len({trial.values[at] for trial in complete}) > 1
         rows += [

@@ -105,12 +105,14 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write full rows to a file whose ending says how: .csv, .json or .parquet.
 
     Raises:
-        UserError: It has another ending.
+        UserError: It has another ending, or its folder does not exist.
         OSError: It may not be written.
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise UserError(f"{path} ends in none of .csv, .json, .parquet: name such a file")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"the folder of {path} does not exist: make it first")
     if kind == "json":
         path.write_text(json.dumps(list(rows), indent=1), encoding="utf-8")
         return

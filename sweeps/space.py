@@ -83,6 +83,22 @@ def grid_points(sweep: SweepConfig) -> list[Point]:
     return _product(ordered(sweep.space), _grid_values)
 
 
+def refuse_beyond_grid(sweep: SweepConfig, trials: int) -> None:
+    """Refuse more trials than a grid has points.
+
+    Raises:
+        UserError: They are more, or as in `grid_points`.
+    """
+    if sweep.sampler.name != "grid":
+        return
+    points = len(grid_points(sweep))
+    if trials > points:
+        raise UserError(
+            f"{trials} trials are asked for and the grid has {points} points: ask for at most that "
+            "many, or choose another sweep.sampler.name in a new study"
+        )
+
+
 def suggest(trial: optuna.Trial, sweep: SweepConfig) -> Point:
     """Return the point of a trial, asking Optuna for what it does not have yet.
 
@@ -274,8 +290,9 @@ def check_space(sweep: Sweep) -> None:
 
     Raises:
         UserError: A key is unknown, decides what trials are measured by, or is part of another; a
-            condition never holds; a grid has a range without a step; the config refuses a point;
-            or a varied risk parameter means nothing to the estimator.
+            condition never holds; a grid has a range without a step, or fewer points than there
+            shall be trials; the config refuses a point; or a varied risk parameter means nothing to
+            the estimator.
     """
     space = ordered(sweep.sweep.space)
     for key in space:
@@ -283,8 +300,7 @@ def check_space(sweep: Sweep) -> None:
     for key, parameter in space.items():
         for other, wanted in parameter.when.items():
             _refuse_condition(key, other, space[other], wanted)
-    if sweep.sweep.sampler.name == "grid":
-        grid_points(sweep.sweep)
+    refuse_beyond_grid(sweep.sweep, sweep.sweep.trials or 0)
     for point in _tried(space):
         _refuse_point(sweep, point)
 

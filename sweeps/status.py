@@ -206,7 +206,8 @@ def _text(value: Any) -> str:
 
 def _rate_line(status: Status) -> str:
     if status.rate_per_hour is None or status.hours_left is None:
-        return f"rate unknown: no trial has ended, {status.left} are left"
+        why = "nothing was run for those that ended" if status.ended else "no trial has ended"
+        return f"rate unknown: {why}, {status.left} are left"
     from_ = f"from {status.ended} that ended in {_duration(status.active_hours * 3600)} of work"
     few = ", too few to rely on" if status.ended < 3 else ""
     left = f"about {_duration(status.hours_left * 3600)} for the {status.left} left"

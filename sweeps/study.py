@@ -7,6 +7,7 @@ results lie, how many trials there shall be.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from rsgrpo.errors import UserError, unknown
 from sweeps.config import SweepConfig
 from sweeps.ledger import Ledger
 from sweeps.samplers import pruner_of, sampler_of
-from sweeps.space import Sweep, encoded, grid_points
+from sweeps.space import Sweep, encoded, grid_points, refuse_beyond_grid
 from sweeps.storage import open_storage, shown
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def create(plan: Sweep, storage: str, name: str, root: Path) -> Opened:
     import optuna
 
     check_name(name)
-    _refuse_beyond_grid(plan.sweep, _trials_of(plan.sweep))
+    refuse_beyond_grid(plan.sweep, _trials_of(plan.sweep))
     opened_storage, ledger = open_storage(storage), Ledger(ledger_folder(root, name))
     with ledger.alone():
         study = optuna.create_study(
@@ -80,7 +81,8 @@ def load(storage: str, name: str, root: Path | None = None) -> Opened:
         root: Where the output root lies as seen from here; where the study says by default.
 
     Raises:
-        UserError: There is no such study, it is no sweep of ours, or its root is another.
+        UserError: There is no such study, it is no sweep of ours, or its root is another or not
+            here.
     """
     import optuna
 
@@ -95,7 +97,13 @@ def load(storage: str, name: str, root: Path | None = None) -> Opened:
             f"study {name!r} in {shown(storage)} lacks {', '.join(sorted(missing))}: it is no "
             "sweep of rsgrpo, or its creation was interrupted; run `rsgrpo sweep create` again"
         )
-    return _opened(study, root or Path(attributes[ROOT]))
+    root = root or Path(attributes[ROOT])
+    if not root.is_dir():  # a ledger made anew would say that nobody works on it
+        raise UserError(
+            f"the results of study {name!r} lie in {root}, which is not here: mount it, or name "
+            "the root that is the same folder here with --root"
+        )
+    return _opened(study, root)
 
 
 def ledger_folder(root: Path, name: str) -> Path:
@@ -104,13 +112,16 @@ def ledger_folder(root: Path, name: str) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Refuse a study's name that cannot be a folder's.
+    """Refuse a study's name that cannot be a folder's and the name of the config of its trials.
 
     Raises:
-        UserError: It is empty, begins with a dot, or holds a slash.
+        UserError: It begins with a dot, or holds more than letters, digits, '.', '_' and '-'.
     """
-    if not name or name.startswith(".") or "/" in name or "\0" in name:
-        raise UserError(f"study name {name!r} cannot be a folder's: choose one without slashes")
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise UserError(
+            f"study name {name!r} cannot be a folder's: use letters, digits, '.', '_' and '-', no "
+            "dot first"
+        )
 
 
 def target(opened: Opened) -> int:
@@ -132,7 +143,7 @@ def extend(opened: Opened, more: int) -> int:
     """
     with opened.ledger.alone():
         wanted = target(opened) + more
-        _refuse_beyond_grid(opened.plan.sweep, wanted)
+        refuse_beyond_grid(opened.plan.sweep, wanted)
         opened.study.set_user_attr(TRIALS, wanted)
     return wanted
 
@@ -230,17 +241,6 @@ def _name_metrics(study: optuna.Study, sweep: SweepConfig) -> None:
 
 def _trials_of(sweep: SweepConfig) -> int:
     return len(grid_points(sweep)) if sweep.trials is None else sweep.trials
-
-
-def _refuse_beyond_grid(sweep: SweepConfig, trials: int) -> None:
-    if sweep.sampler.name != "grid":
-        return
-    points = len(grid_points(sweep))
-    if trials > points:
-        raise UserError(
-            f"{trials} trials are asked for and the grid has {points} points: ask for at most that "
-            "many, or choose another sweep.sampler.name in a new study"
-        )
 
 
 def _no_such_study(storage: BaseStorage, text: str, name: str) -> str:

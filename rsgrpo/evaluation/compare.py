@@ -9,8 +9,9 @@ seeds make it, few of them tell too little of it: a 95% interval then held the t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -127,12 +128,31 @@ def resampled_methods(
     methods: Sequence[Array], benchmarks_P: Labels, *, resamples: int, seed: int
 ) -> list[Array]:
     """Return one values_RK for each method's passk_SPK, resample r holding the same prompts."""
-    rng = np.random.default_rng(seed)
-    weights_RP = prompt_weights(benchmarks_P, resamples, rng)
+    weights_RP, rng = _drawn_prompts(tuple(benchmarks_P), resamples, seed)
     return [
         resampled_means(passk_SPK, weights_RP, seed_weights(len(passk_SPK), resamples, rng))
         for passk_SPK in methods
     ]
+
+
+def _drawn_prompts(
+    benchmarks_P: tuple[str, ...], resamples: int, seed: int
+) -> tuple[Array, np.random.Generator]:
+    """Return weights_RP and the generator as it stands after drawing them."""
+    weights_RP, state = _prompts_and_state(benchmarks_P, resamples, seed)
+    rng = np.random.default_rng(seed)
+    rng.bit_generator.state = state
+    return weights_RP, rng
+
+
+@lru_cache(maxsize=2)  # drawing them is nearly all of the work, and many pairs meet the same
+def _prompts_and_state(
+    benchmarks_P: tuple[str, ...], resamples: int, seed: int
+) -> tuple[Array, Mapping[str, Any]]:
+    rng = np.random.default_rng(seed)
+    weights_RP = prompt_weights(benchmarks_P, resamples, rng)
+    weights_RP.flags.writeable = False
+    return weights_RP, rng.bit_generator.state
 
 
 def _mean(passk_SPK: Array, benchmarks_P: Labels) -> Array:

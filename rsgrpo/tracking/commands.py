@@ -49,6 +49,8 @@ def runs(
     """
     from rsgrpo.tracking.reader import list_runs, read_runs
 
+    if points and not points.absolute().parent.is_dir():
+        raise UserError(f"the folder of --points {points} does not exist: make it first")
     uri = _store(root, tracking_uri)
     found = list_runs(uri, study, _identity(root) if root else None)
     print_rows([_row(run, as_json) for run in found], as_json, as_csv)

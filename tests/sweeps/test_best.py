@@ -115,6 +115,29 @@ def test_a_difference_is_the_paired_bootstraps(tmp_path: Path) -> None:
     ]
 
 
+def test_few_prompts_tell_nothing_apart_however_far_they_lie(tmp_path: Path) -> None:
+    opened = made(tmp_path)
+    for beta, letters in ((0.0, "cccc"), (2.0, "xxxx")):
+        given = answers(f"{letters} {letters}", f"{letters} {letters}")
+        complete(opened, {"training.risk_beta": beta}, {0: given, 1: given})
+    (comparison,) = _best(opened).comparisons
+    assert comparison.difference == -1.0
+    assert comparison.p_value == 0.125  # each of 4 prompts could have had the other sign
+    assert comparison.apart is False
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(2, 1 / 3), (3, 0.1), (5, 2 / 252)])
+def test_few_seeds_alone_tell_nothing_apart(tmp_path: Path, seeds: int, least: float) -> None:
+    given = list(range(seeds))
+    opened = made(tmp_path, seeds=given, objectives=["training/entropy"])
+    for beta, entropy in ((0.0, 1.0), (2.0, 5.0)):
+        logged = {seed: {"training/entropy": entropy + seed / 100} for seed in given}
+        complete(opened, {"training.risk_beta": beta}, dict.fromkeys(given, FAIR), further=logged)
+    (comparison,) = _best(opened).comparisons
+    assert comparison.p_value == pytest.approx(least)
+    assert comparison.apart is (least < 0.05)
+
+
 def test_one_seed_of_what_no_prompt_has_tells_nothing_apart(tmp_path: Path) -> None:
     opened = made(tmp_path, seeds=[0], objectives=["training/entropy"])
     for beta, entropy in ((0.0, 1.0), (2.0, 5.0)):
@@ -152,13 +175,13 @@ def test_a_study_without_a_complete_trial_has_no_best(tmp_path: Path) -> None:
 
 def test_neighbours_on_a_front_are_compared_in_each_objective(tmp_path: Path) -> None:
     opened = made(tmp_path, objectives=["aime/pass_at_2", "math/pass_at_2"])
-    good, poor = "cccc cccc cccx cccc cccc", "xxxx xxxc xxxx xxxx xxxx"
-    close = "cccc cccc cccc cccc ccxx"
+    good, poor = "cccc cccc cccx cccc cccc ", "xxxx xxxc xxxx xxxx xxxx "
+    close = "cccc cccc cccc cccc ccxx "
     for beta, given in (
-        (0.0, answers(good, poor)),
-        (2.0, answers(poor, good)),
-        (4.0, answers(poor, poor)),
-        (8.0, answers(close, "xxxx xxcc xxxx xxxx xxxx")),
+        (0.0, answers(2 * good, 2 * poor)),
+        (2.0, answers(2 * poor, 2 * good)),
+        (4.0, answers(2 * poor, 2 * poor)),
+        (8.0, answers(2 * close, 2 * "xxxx xxcc xxxx xxxx xxxx ")),
     ):
         complete(opened, {"training.risk_beta": beta}, {0: given, 1: given})
     found = _best(opened)
@@ -169,6 +192,30 @@ def test_neighbours_on_a_front_are_compared_in_each_objective(tmp_path: Path) ->
         "trials 0 and 3 cannot be told apart in aime/pass_at_2 and math/pass_at_2",
         "trials 3 and 1 can be told apart in aime/pass_at_2 and math/pass_at_2",
     ]
+
+
+def test_a_front_of_one_seed_says_what_it_cannot_compare(tmp_path: Path) -> None:
+    sought = ["pass_at_2", {"metric": "training/entropy", "direction": "minimize"}]
+    opened = made(tmp_path, seeds=[0], objectives=sought)
+    for beta, given, entropy in ((0.0, GOOD, 2.0), (2.0, POOR, 1.0)):
+        logged = {0: {"training/entropy": entropy}}
+        complete(opened, {"training.risk_beta": beta}, {0: given}, further=logged)
+    assert _best(opened).sentences[1:] == [
+        "trials 0 and 1 can be told apart in pass_at_2 and need two seeds to be compared in "
+        "training/entropy"
+    ]
+
+
+def test_a_front_is_corrected_for_all_that_it_was_chosen_from(tmp_path: Path) -> None:
+    opened = made(tmp_path, objectives=["aime/pass_at_2", "math/pass_at_2"])
+    good, poor = "cccc cccc cccx cccc cccc", "xxxx xxxc xxxx xxxx xxxx"
+    for beta, given in ((0.0, (good, poor)), (2.0, (poor, good)), (4.0, (poor, poor))):
+        complete(opened, {"training.risk_beta": beta}, {s: answers(*given) for s in (0, 1)})
+    first, second = _best(opened).comparisons
+    assert (first.trial, first.other) == (0, 1)
+    p, other = sorted((first.p_value, second.p_value))
+    raised = sorted((first.p_holm, second.p_holm))  # three pairs of trials, in two objectives
+    assert raised == pytest.approx([6 * p, max(6 * p, 5 * other)])
 
 
 @pytest.mark.parametrize("directions", list(product(["maximize", "minimize"], repeat=2)))

@@ -50,6 +50,11 @@ def refusal(folder: Path, text: str, *overrides: str) -> str:
             "a range needs low and high, low not above high",
         ),
         (
+            f"{{space: {{policy.layers: {{low: .nan, high: 1}}}}, {SEEK}}}",
+            "config key sweep.space.policy.layers.low in FILE: "
+            "Input should be a finite number, got nan",
+        ),
+        (
             f"{{space: {{policy.layers: {{values: [1, 1]}}}}, {SEEK}}}",
             "config key sweep.space.policy.layers in FILE: "
             "values must name a value once, and 1 is there twice",

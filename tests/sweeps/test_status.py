@@ -52,6 +52,14 @@ def test_a_new_study_knows_no_rate(tmp_path: Path) -> None:
     ]
 
 
+def test_trials_that_ended_without_a_run_give_no_rate(tmp_path: Path) -> None:
+    opened = made(tmp_path)
+    failed(opened, {"training.risk_beta": 0.0}, "the config refuses the point")
+    assert status_lines(read_status(opened))[1] == (
+        "rate unknown: nothing was run for those that ended, 3 are left"
+    )
+
+
 def test_rate_and_time_left_are_of_the_hours_of_work(tmp_path: Path) -> None:
     opened = made(tmp_path)
     complete(opened, {"training.risk_beta": 0.0}, {0: SOME, 1: SOME})

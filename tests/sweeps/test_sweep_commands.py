@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -147,6 +148,27 @@ def test_importance_needs_four_complete_trials(opened: Opened) -> None:
     assert "from 5 complete trials" in _run("importance").stderr
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_importance_is_of_what_makes_trials_good(
+    direction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "worker.yaml").write_text("roots: {default: root}")
+    beta, rate = "training.risk_beta", "training.learning_rate"
+    space = {beta: {"values": [0, 2, 4, 8]}, rate: {"values": [1e-5, 1e-4, 1e-3, 1e-2]}}
+    sought = {"metric": "training/entropy", "direction": direction}
+    opened = made(tmp_path, space=space, seeds=[0], objectives=[sought])
+    better = 1.0 if direction == "maximize" else -1.0
+    for at, step in itertools.product([0, 2, 4, 8], space[rate]["values"]):
+        # beta alone makes a trial the best; among the others the rate alone makes it the worst
+        value = better * (9 if at == 8 else -9 if step == 1e-5 else 0)
+        logged = {0: {"training/entropy": value}}
+        complete(opened, {beta: at, rate: step}, {0: GOOD}, further=logged)
+    first, second = _json("importance")
+    assert (first["key"], second["key"]) == (beta, rate)
+    assert first["importance"] > 0.9
+
+
 def test_an_objective_that_never_changes_has_no_importances(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +198,7 @@ def test_export_has_every_seed_and_attribute_and_no_answers(opened: Opened, tmp_
     assert table[2]["values.pass_at_2"] is None
     assert "cccc" not in (tmp_path / "all.json").read_text()
     assert "ends in none of .csv, .json, .parquet" in _refused("export", "-o", "all.xlsx")
+    assert "the folder of no/all.parquet does not" in _refused("export", "-o", "no/all.parquet")
 
 
 def test_an_unknown_study_is_told_with_the_nearest_name(opened: Opened) -> None:
@@ -201,6 +224,20 @@ def test_looking_makes_no_storage(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_study_whose_root_is_elsewhere_is_not_said_to_rest(
+    opened: Opened, tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'moved.db'}"
+    _run("create", "sweep.yaml", "--study-name", "other", "--storage", storage)
+    opened.root.rename(tmp_path / "mounted")
+    for verb in ("status", "stop", "trials"):
+        refused = _refused(verb, "--storage", storage)
+        assert refused.startswith(f"the results of study 'other' lie in {opened.root}, which is")
+    assert not opened.root.exists()
+    (tmp_path / "worker.yaml").write_text("roots: {default: root, here: mounted}")
+    assert _run("status", "--storage", storage, "--root", "here").exit_code == 0
+
+
 def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
     import sqlite3
 
@@ -210,6 +247,17 @@ def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
     before = other.read_bytes()
     assert "there is no study in" in _refused("trials", "--storage", f"sqlite:///{other}")
     assert other.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["my sweep", "it's", "a/b", "..", ".hidden", "two\nlines", "a\n"])
+def test_a_name_that_trials_could_not_have_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep_file(tmp_path)
+    refused = _refused("create", "sweep.yaml", "--study-name", name, "--storage", "sqlite:///x.db")
+    assert refused.startswith(f"study name {name!r} cannot be a folder's: use letters, digits")
+    assert not (tmp_path / "x.db").exists()
 
 
 def test_create_twice_is_one_study_and_other_settings_are_refused(

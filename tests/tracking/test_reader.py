@@ -286,6 +286,7 @@ def test_the_verb_prints_runs_and_writes_their_numbers(root: Path, tmp_path: Pat
     ("arguments", "sentence"),
     [
         (["gone"], "gone is not a folder"),
+        (["--points", "no/all.parquet"], "the folder of --points no/all.parquet does not exist"),
         (["."], "nothing of . was shipped to MLflow yet"),
         (["--tracking-uri", "sqlite:///gone.db"], "no MLflow database gone.db"),
         (["--tracking-uri", "sqlite:///EMPTY", "--study", "a'b"], "quotes"),
