@@ -27,7 +27,7 @@ from rsgrpo.errors import UserError
 from rsgrpo.fingerprints import packages_of
 from rsgrpo.launch import Launch
 from rsgrpo.nodes import Node, node_from_json, node_to_json, upstream_nodes
-from rsgrpo.processes import Child, check, end_stage, share_done, start_stage
+from rsgrpo.processes import Child, check, end_stage, last_progress, share_done, start_stage
 from rsgrpo.stages import MANIFEST, find, finished
 from rsgrpo.study import Run, prepared
 from rsgrpo.tracking.journal import end_study
@@ -127,9 +127,8 @@ def is_stopping() -> bool:
 
 
 def progress_of_stages() -> str:
-    """Return what the stages of this process's flow have done: `train rs_grpo-beta4-seed0 40%`."""
-    lines = [f"{c.node.stage} {c.node.name} {100 * share_done(c):.0f}%" for c in list(_watched)]
-    return ", ".join(lines)
+    """Return what the stages of this process's flow have done: `training 40%`."""
+    return ", ".join(last_progress(child) for child in list(_watched))
 
 
 @contextmanager

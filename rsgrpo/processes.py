@@ -301,6 +301,16 @@ def share_done(child: Child) -> float:
     return min(own[-1], 1.0) if own else 0.0
 
 
+def last_progress(child: Child) -> str:
+    """Return what a child says of its progress last, `training 40%`; its stage before it has."""
+    text = child.log.read_text(encoding="utf-8", errors="replace")
+    lines = _PROGRESS.findall(text)
+    if not lines:
+        return child.node.stage
+    name, done, total = lines[-1]
+    return f"{name} {min(int(done) / int(total), 1.0):.0%}"
+
+
 def _weight_done(child: Child) -> float:
     """Return the weight of a child's work so far, by the progress lines in its log."""
     text = child.log.read_text(encoding="utf-8", errors="replace")

@@ -18,7 +18,7 @@ from rsgrpo.processes import (
     check,
     end_processes,
     end_stage,
-    share_done,
+    last_progress,
     start_stage,
 )
 from rsgrpo.stages import REFUSED, find
@@ -55,8 +55,7 @@ class _Running:
         """Tell the ledger how far it is, every few seconds."""
         if time.monotonic() - self.said > SAY_SECONDS:
             self.said = time.monotonic()
-            share = share_done(self.child)
-            self.lease.say(progress=f"{self.child.node.stage} {share:.0%}")
+            self.lease.say(progress=last_progress(self.child))
 
 
 class LocalRunner:
