@@ -104,7 +104,8 @@ def refuse_other_architectures(model: Any, text: Sequence[int]) -> None:
     try:
         apart = _apart(model, text)
     except (TypeError, ValueError, AttributeError, NotImplementedError) as fault:
-        reason = str(fault).strip().splitlines()[0]
+        first_line = str(fault).strip().partition("\n")[0]
+        reason = first_line or type(fault).__name__  # a fault may say nothing
     else:
         if not apart > ALIKE:  # what is not finite is found by the draws
             return

@@ -97,3 +97,15 @@ def test_an_architecture_that_would_draw_wrongly_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"{reason}.*serve it, and set sampling.backend to server"):
         refuse_other_architectures(random_model(kind, settings), PROMPTS[1])
+
+
+def test_an_architecture_that_fails_without_a_word_is_refused_in_a_sentence() -> None:
+    class Silent:
+        def forward(self, past_key_values: object = None) -> None: ...
+
+        @property
+        def device(self) -> str:
+            raise NotImplementedError
+
+    with pytest.raises(UserError, match=r"Silent cannot be sampled .*NotImplementedError"):
+        refuse_other_architectures(Silent(), PROMPTS[1])
