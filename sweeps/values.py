@@ -42,17 +42,6 @@ def unit_metrics(root: Path, unit: Unit) -> dict[str, float]:
     return scored | training_metrics(finished(root, run.training) / SPOOL_NAME)
 
 
-def unit_score(root: Path, unit: Unit) -> str:
-    """Return the folder of a finished unit's score, relative to the root.
-
-    A trial keeps it (`scores`), so that it is found when code or packages have changed since.
-
-    Raises:
-        UserError: The score is not finished as seen from here.
-    """
-    return finished(root, unit.run.score).relative_to(root).as_posix()
-
-
 def base_metrics(root: Path, config: Config) -> dict[str, float]:
     """Return the metrics of the base policy's finished evaluation, as in `unit_metrics`.
 
