@@ -22,31 +22,15 @@ import yaml
 from flows.services import answers
 from rsgrpo.config import load_config
 from rsgrpo.stages import MANIFEST
-from tests.conftest import TINY
 from tests.flows.conftest import CHECKOUT, RSGRPO, Platform, started_platform, wait_until
-from tests.flows.test_platform import attempts_of, rewards_of, share_base
+from tests.flows.test_platform import SWEEP, attempts_of, rewards_of, share_base
 from tests.postgresql import Postgresql
 
 pytestmark = pytest.mark.slow
 
 BETAS = [0.5 * number for number in range(1, 13)]
 STEPS, SAVE_EVERY = 24, 4
-# A base that solves some problems and not others: a table of zeros would equal any other.
-STUDY = [
-    *TINY,
-    "name=chaos",
-    "sampling.split=development",
-    "data.prompts_per_tier=4",
-    "data.pool_per_tier=40",
-    "policy.hidden_size=64",
-    "policy.heads=4",
-    "policy.mlp_size=64",
-    "policy.pretrain.steps=900",
-    "policy.pretrain.tier_mix=[0.5,0.5,0,0,0,0]",
-    "training.prompts_per_step=16",
-    f"training.steps={STEPS}",
-    f"training.save_every={SAVE_EVERY}",
-]
+STUDY = [*SWEEP, "name=chaos", f"training.steps={STEPS}", f"training.save_every={SAVE_EVERY}"]
 NAME = "chaos"
 
 
